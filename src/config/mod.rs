@@ -1,0 +1,3 @@
+//! Configuration: TOML, environment and flags → checked [`settings`].
+
+pub mod settings;

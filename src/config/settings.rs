@@ -1,0 +1,387 @@
+//! Checked settings: what the rest of the program reads. Everything here has been validated; nothing here knows TOML.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
+
+use crate::core::key::{Key, Scheme};
+use crate::core::policy::Policy;
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The forward proxy.
+    pub listen: Listen,
+    /// Local listeners mapped onto upstreams.
+    pub reverse: Vec<Reverse>,
+    /// The operators' door.
+    pub admin: Admin,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Logs.
+    pub log: Log,
+    /// Where we may go.
+    pub egress: Egress,
+    /// Connections to upstreams.
+    pub upstream: Upstream,
+    /// What each host gets: `[defaults]`, and `[[host]]` in the order of the file.
+    pub hosts: Hosts,
+    /// Bounds.
+    pub limits: Limits,
+    /// How we end.
+    pub shutdown: Shutdown,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket (admin only).
+    Unix(PathBuf),
+}
+
+/// `[listen]`
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Addresses of the forward proxy.
+    pub address: Vec<SocketAddr>,
+    /// Whether `address` is the built-in one: then a machine without IPv6 is no error.
+    pub address_is_default: bool,
+    /// Our name in `Via` and `Proxy-Status`; `None`: made at start, `holdoff-` and 8 hex digits.
+    pub name: Option<String>,
+    /// Who may connect; empty: anyone who can reach the address.
+    pub clients: Vec<IpNet>,
+    /// File of `user:hash` lines for Basic proxy authentication, and its parsed content.
+    pub auth: Option<Auth>,
+    /// Whether `Via` is added.
+    pub via: bool,
+}
+
+/// Users that may use the proxy.
+#[derive(Clone)]
+pub struct Auth {
+    /// The file.
+    pub file: PathBuf,
+    /// User name → bcrypt hash.
+    pub users: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auth").field("file", &self.file).field("users", &self.users.len()).finish()
+    }
+}
+
+/// `[[reverse]]`
+#[derive(Clone, Debug)]
+pub struct Reverse {
+    /// Local addresses. Several `[[reverse]]` may share one, told apart by `path`.
+    pub address: Vec<SocketAddr>,
+    /// The upstream's scheme, host and port.
+    pub upstream: Key,
+    /// The path prefix at the upstream, without a trailing slash; empty for none.
+    pub upstream_path: String,
+    /// The path prefix at our side, starting with a slash, without a trailing one unless it is `/`.
+    pub path: String,
+    /// Whether `Host` is the upstream's (`true`) or the client's.
+    pub host_from_upstream: bool,
+    /// Whether `Location` is mapped back to us.
+    pub rewrite_location: bool,
+    /// Who may connect; empty: anyone who can reach the address.
+    pub clients: Vec<IpNet>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Addresses of the operators' door.
+    pub address: Vec<ListenAddress>,
+    /// The bearer token, needed off loopback.
+    pub token: Option<Token>,
+    /// Extra names accepted in `Host`.
+    pub hosts: Vec<String>,
+}
+
+/// A secret read from a file; never shown.
+#[derive(Clone)]
+pub struct Token {
+    /// The file.
+    pub file: PathBuf,
+    /// Its content, trimmed.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// A listener with nothing but GET `/metrics`, `/livez`, `/readyz`.
+    pub address: Vec<SocketAddr>,
+    /// How many different `host` labels there may be.
+    pub max_host_labels: usize,
+    /// After how long without use the series of a host are dropped.
+    pub idle_series: Duration,
+    /// Whether the `process_*` families are shown.
+    pub process: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A `tracing` filter.
+    pub level: String,
+    /// Text, logfmt or JSON.
+    pub format: LogFormat,
+    /// Whether each request is logged.
+    pub access: bool,
+    /// Whether the first bytes of a throttling answer's body are kept in `last_error`.
+    pub error_body: bool,
+}
+
+/// `[log] format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else logfmt.
+    Auto,
+    /// For people.
+    Text,
+    /// `key=value`.
+    Logfmt,
+    /// One object a line.
+    Json,
+}
+
+/// `[egress]`
+#[derive(Clone, Debug)]
+pub struct Egress {
+    /// Whether private addresses may be reached. Already decided: `auto` is allow while every listener is loopback.
+    pub allow_private: bool,
+    /// Not empty: nothing else is allowed.
+    pub allow: Vec<EgressRule>,
+    /// Wins over `allow`.
+    pub deny: Vec<EgressRule>,
+    /// Ports CONNECT may name, as inclusive ranges.
+    pub connect_ports: Vec<(u16, u16)>,
+}
+
+/// A destination in `allow` or `deny`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressRule {
+    /// Hosts or addresses.
+    pub target: EgressTarget,
+    /// Only this port.
+    pub port: Option<u16>,
+}
+
+/// What an egress rule names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EgressTarget {
+    /// `peer.example`, exactly.
+    Host(String),
+    /// `*.example.com`: every name below, not `example.com` itself. Kept without the `*`: `.example.com`.
+    Suffix(String),
+    /// Addresses, matched against what a name resolves to and against literals.
+    Net(IpNet),
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Most connections to one host at a time.
+    pub max_connections_per_host: usize,
+    /// Most idle connections kept for one host.
+    pub max_idle_per_host: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// How long a connection is used at most; zero: no bound.
+    pub max_lifetime: Duration,
+    /// How long a resolved name is used.
+    pub dns_ttl: Duration,
+    /// How long a look-up may take.
+    pub dns_timeout: Duration,
+    /// Whether the machine's roots are trusted.
+    pub platform_roots: bool,
+    /// PEM files added to the roots.
+    pub ca_files: Vec<PathBuf>,
+}
+
+/// What each host gets.
+#[derive(Clone, Debug)]
+pub struct Hosts {
+    /// For every host that no `[[host]]` matches.
+    pub defaults: Arc<HostSettings>,
+    /// The `[[host]]` tables, each with its patterns.
+    pub hosts: Vec<Host>,
+}
+
+/// One `[[host]]`.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// What it matches.
+    pub patterns: Vec<HostPattern>,
+    /// Its settings, with everything it does not name taken from `[defaults]`.
+    pub settings: Arc<HostSettings>,
+}
+
+/// A pattern of `match`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern {
+    /// As written.
+    pub text: String,
+    /// Only this scheme.
+    pub scheme: Option<Scheme>,
+    /// Hosts.
+    pub target: HostTarget,
+    /// Only this port.
+    pub port: Option<u16>,
+}
+
+/// What a pattern names. The more specific wins: exact, suffix (longer first), network (longer prefix first), any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostTarget {
+    /// `peer.example` or an address literal, in the normal form of a key.
+    Exact(String),
+    /// `*.example.com`, kept as `.example.com`.
+    Suffix(String),
+    /// `10.1.0.0/16`: address literals of the request, never resolved ones.
+    Net(IpNet),
+    /// `*`
+    Any,
+}
+
+/// The settings one host gets.
+#[derive(Clone, Debug)]
+pub struct HostSettings {
+    /// The decision core's part.
+    pub policy: Arc<Policy>,
+    /// Synthetic answers.
+    pub answer: Answer,
+    /// TLS towards the host.
+    pub tls: Tls,
+    /// Timeouts.
+    pub timeouts: Timeouts,
+}
+
+/// `[defaults.answer]`
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status of short-circuits; `None`: by reason.
+    pub status: Option<StatusCode>,
+    /// The largest `Retry-After` we say.
+    pub max_advertised: Option<Duration>,
+    /// The form of the body.
+    pub format: AnswerFormat,
+    /// The body of `custom`.
+    pub body: Option<String>,
+    /// The media type of `custom`.
+    pub content_type: Option<HeaderValue>,
+    /// Headers added to short-circuits.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether forwarded answers get our `Holdoff` header too.
+    pub annotate: bool,
+}
+
+/// `[defaults.answer] format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerFormat {
+    /// By `Accept`: plain text when asked for, else problem details.
+    Auto,
+    /// `application/problem+json` (RFC 9457).
+    Problem,
+    /// `text/plain`.
+    Text,
+    /// The policy's own body.
+    Custom,
+}
+
+/// `[defaults.tls]`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// The lowest version accepted.
+    pub min_version: TlsVersion,
+    /// PEM files trusted instead of the global roots; empty: the global ones.
+    pub ca_files: Vec<PathBuf>,
+    /// Accept any certificate. Per host only.
+    pub insecure: bool,
+}
+
+/// A TLS version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    Tls12,
+    /// TLS 1.3
+    Tls13,
+}
+
+/// `[defaults.timeouts]`; zero means none unless said otherwise.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// Until a TCP connection is there (never zero).
+    pub connect: Duration,
+    /// Until TLS is agreed on (never zero).
+    pub tls: Duration,
+    /// Until the response head.
+    pub head: Duration,
+    /// Between two pieces of a body.
+    pub body_idle: Duration,
+    /// Of a tunnel or an upgraded connection.
+    pub tunnel_idle: Duration,
+    /// The largest request body in bytes; 0: no bound.
+    pub max_request_body: u64,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most client connections at a time.
+    pub max_connections: usize,
+    /// Until a request head is complete.
+    pub header_timeout: Duration,
+    /// How long a client connection may be idle.
+    pub keepalive_timeout: Duration,
+    /// The largest head.
+    pub max_header_bytes: usize,
+    /// The most fields of a head.
+    pub max_header_fields: usize,
+    /// The most 1xx answers before the final one.
+    pub max_interim_responses: usize,
+    /// How much of a request body is read to keep a connection behind a local answer.
+    pub drain_body: u64,
+    /// The most tunnels at a time.
+    pub max_tunnels: usize,
+    /// The most keys tracked.
+    pub max_keys: usize,
+}
+
+/// `[shutdown]`
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// Not ready, still serving.
+    pub delay: Duration,
+    /// How long running work may take to end.
+    pub grace: Duration,
+}
+
+impl Settings {
+    /// Whether every listener of the data path is on a loopback address.
+    pub fn all_loopback(&self) -> bool {
+        self.listen.address.iter().chain(self.reverse.iter().flat_map(|r| &r.address)).all(|a| is_loopback(a.ip()))
+    }
+}
+
+/// Whether an address is this machine's own and no other can reach it.
+pub fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}

@@ -1,0 +1,361 @@
+//! What a cooldown is held against: scheme, host and port of the requested authority, in one normal form.
+//!
+//! Two spellings of one host must share one cooldown, and no spelling may be read here as another host than the dialler
+//! reads, so the form is strict: lower case, one trailing dot removed, the default port made explicit, IPv6 in its
+//! canonical text (RFC 5952), no userinfo, no percent-encoding. Names beyond ASCII must arrive as A-labels (RFC 5890).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// The longest host name, in bytes (RFC 1035 §2.3.4).
+const MAX_HOST: usize = 253;
+
+/// The scheme of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scheme {
+    /// Plain HTTP, default port 80.
+    Http,
+    /// HTTP over TLS, default port 443.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port meant when none is given.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// What a cooldown is held against. Shown as `https://peer.example:443`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    scheme: Scheme,
+    host: Box<str>,
+    port: u16,
+}
+
+/// A key that may borrow its host, to look one up without an allocation.
+#[derive(Clone, Debug)]
+pub struct KeyRef<'a> {
+    scheme: Scheme,
+    host: Cow<'a, str>,
+    port: u16,
+}
+
+impl<'a> KeyRef<'a> {
+    /// Normalises `host` (a name, an IPv4 literal, or an IPv6 literal with or without brackets).
+    ///
+    /// # Errors
+    /// When `host` is empty, too long, or not a host.
+    pub fn new(scheme: Scheme, host: &'a str, port: u16) -> Result<Self, KeyError> {
+        if port == 0 {
+            return Err(KeyError::Port);
+        }
+        Ok(Self { scheme, host: normalise_host(host)?, port })
+    }
+
+    /// Reads `host` or `host:port` of an authority (RFC 3986 §3.2) without userinfo.
+    ///
+    /// # Errors
+    /// As [`KeyRef::new`], and for userinfo or a port that is not 1 to 65535.
+    pub fn from_authority(scheme: Scheme, authority: &'a str) -> Result<Self, KeyError> {
+        let (host, port) = split_authority(authority)?;
+        Self::new(scheme, host, port.unwrap_or(scheme.default_port()))
+    }
+
+    /// The scheme.
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host in its normal form, IPv6 without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The key, owned.
+    pub fn to_key(&self) -> Key {
+        Key { scheme: self.scheme, host: self.host.as_ref().into(), port: self.port }
+    }
+}
+
+impl Hash for KeyRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.scheme, self.host.as_ref(), self.port).hash(state);
+    }
+}
+
+impl papaya::Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.port == key.port && self.scheme == key.scheme && *self.host == *key.host
+    }
+}
+
+impl Key {
+    /// Reads a URL or a key as shown: `https://peer.example:443`, `http://peer.example/path` (the path is ignored). Without
+    /// a scheme, `https` is meant.
+    ///
+    /// # Errors
+    /// As [`KeyRef::from_authority`], and for another scheme than http and https.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let (scheme, rest) = match text.split_once("://") {
+            None => (Scheme::Https, text),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
+            Some(_) => return Err(KeyError::Scheme),
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        Ok(KeyRef::from_authority(scheme, authority)?.to_key())
+    }
+
+    /// The scheme.
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host in its normal form, IPv6 without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The host as an address, when it is a literal.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+
+    /// Borrows the key for a look-up.
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef { scheme: self.scheme, host: Cow::Borrowed(&self.host), port: self.port }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.scheme, &*self.host, self.port).hash(state);
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{}://{open}{}{close}:{}", self.scheme.as_str(), self.host, self.port)
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::parse(text)
+    }
+}
+
+/// Why a text is not a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The scheme is neither http nor https.
+    Scheme,
+    /// There is no host.
+    Empty,
+    /// There is a user or a password before the host.
+    Userinfo,
+    /// The port is not a number from 1 to 65535.
+    Port,
+    /// The host is longer than 253 bytes, or a label longer than 63.
+    TooLong,
+    /// The host has a character that host names do not have.
+    Host,
+    /// The host has characters beyond ASCII.
+    NotAscii,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scheme => "expected `http` or `https` as the scheme",
+            Self::Empty => "expected a host, found none",
+            Self::Userinfo => "expected a host, found a user name before it (`user@host`); remove it",
+            Self::Port => "expected a port from 1 to 65535",
+            Self::TooLong => "expected a host name of at most 253 bytes with labels of at most 63",
+            Self::Host => "expected a host name or an IP address, found a character that neither has",
+            Self::NotAscii => "expected an ASCII host name; write an international name as A-labels (`xn--…`)",
+        })
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// Splits `host:port`. A host with colons must stand in brackets.
+fn split_authority(authority: &str) -> Result<(&str, Option<u16>), KeyError> {
+    if authority.contains('@') {
+        return Err(KeyError::Userinfo);
+    }
+    if authority.starts_with('[') {
+        let (host, rest) = authority.split_once(']').ok_or(KeyError::Host)?;
+        let host = host.strip_prefix('[').ok_or(KeyError::Host)?;
+        // Brackets are for IPv6 only: `[peer.example]` is read differently by different parsers.
+        host.parse::<Ipv6Addr>().map_err(|_| KeyError::Host)?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(parse_port(port)?))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(KeyError::Host),
+        };
+    }
+    match authority.split_once(':') {
+        None => Ok((authority, None)),
+        // `host:` means the default port (RFC 3986 §3.2.3).
+        Some((host, "")) => Ok((host, None)),
+        Some((host, port)) => Ok((host, Some(parse_port(port)?))),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, KeyError> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(KeyError::Port);
+    }
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(KeyError::Port),
+    }
+}
+
+fn normalise_host(host: &str) -> Result<Cow<'_, str>, KeyError> {
+    let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(inside) => inside,
+        None => host,
+    };
+    if host.contains(':') {
+        let address: Ipv6Addr = host.parse().map_err(|_| KeyError::Host)?;
+        let text = address.to_string();
+        return Ok(if text == host { Cow::Borrowed(host) } else { Cow::Owned(text) });
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.is_empty() {
+        return Err(KeyError::Empty);
+    }
+    if host.len() > MAX_HOST {
+        return Err(KeyError::TooLong);
+    }
+    let mut upper = false;
+    for &byte in host.as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {}
+            b'A'..=b'Z' => upper = true,
+            0x80.. => return Err(KeyError::NotAscii),
+            _ => return Err(KeyError::Host),
+        }
+    }
+    for label in host.split('.') {
+        if label.is_empty() {
+            return Err(KeyError::Host);
+        }
+        if label.len() > 63 {
+            return Err(KeyError::TooLong);
+        }
+    }
+    // A host whose last label is a number is an IPv4 address to every URL parser and to the resolver, in forms
+    // (`0x7f.1`, `2130706433`) that a list of names would not know again: only the dotted quad is accepted.
+    if host.rsplit('.').next().is_some_and(looks_numeric) && host.parse::<Ipv4Addr>().is_err() {
+        return Err(KeyError::Host);
+    }
+    Ok(if upper { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) })
+}
+
+fn looks_numeric(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => label.bytes().all(|b| b.is_ascii_digit()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        Key::parse(text).unwrap().to_string()
+    }
+
+    #[test]
+    fn spellings_of_one_host_are_one_key() {
+        for text in [
+            "https://Peer.Example",
+            "https://peer.example.",
+            "https://peer.example:443",
+            "https://peer.example:/x",
+            "HTTPS://PEER.EXAMPLE./a?b",
+            "peer.example",
+        ] {
+            assert_eq!(shown(text), "https://peer.example:443", "{text}");
+        }
+        assert_eq!(shown("http://peer.example"), "http://peer.example:80");
+    }
+
+    #[test]
+    fn ipv6_is_canonical_and_bracketed() {
+        assert_eq!(shown("http://[2001:DB8:0:0::1]:8080"), "http://[2001:db8::1]:8080");
+        assert_eq!(Key::parse("http://[::1]").unwrap().host(), "::1");
+        assert_eq!(Key::parse("http://[peer.example]").unwrap_err(), KeyError::Host);
+        assert_eq!(Key::parse("http://[fe80::1%25eth0]").unwrap_err(), KeyError::Host);
+        assert_eq!(Key::parse("http://::1").unwrap_err(), KeyError::Port);
+    }
+
+    #[test]
+    fn what_is_not_a_host_is_refused_with_its_cause() {
+        let long = format!("http://{}.example", "a".repeat(64));
+        for (text, error) in [
+            ("ftp://peer.example", KeyError::Scheme),
+            ("https://", KeyError::Empty),
+            ("https://user@peer.example", KeyError::Userinfo),
+            ("https://user:word@peer.example", KeyError::Userinfo),
+            ("https://peer.example:0", KeyError::Port),
+            ("https://peer.example:65536", KeyError::Port),
+            ("https://peer.example:+443", KeyError::Port),
+            ("https://peer..example", KeyError::Host),
+            ("https://peer%2eexample", KeyError::Host),
+            ("https://bücher.example", KeyError::NotAscii),
+            ("https://2130706433", KeyError::Host),
+            ("https://0x7f.1", KeyError::Host),
+            ("https://127.1", KeyError::Host),
+            ("https://0177.0.0.1", KeyError::Host),
+            (long.as_str(), KeyError::TooLong),
+        ] {
+            assert_eq!(Key::parse(text).unwrap_err(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_borrowed_key_finds_the_owned_one() {
+        let map = papaya::HashMap::new();
+        map.pin().insert(Key::parse("https://peer.example").unwrap(), 7);
+        let asked = KeyRef::from_authority(Scheme::Https, "PEER.example.").unwrap();
+        assert_eq!(map.pin().get(&asked), Some(&7));
+        assert_eq!(map.pin().get(&KeyRef::from_authority(Scheme::Http, "peer.example:443").unwrap()), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! The checked settings of a key: what counts as a signal, how long a cooldown lasts, when the breaker opens.
+//!
+//! A policy is plain data. [`Policy::check`] is the one place that says which values make sense together; whatever passes
+//! it cannot make the state machine panic, loop or shorten a wait.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// What holdoff does with its decisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Decide, and act on it.
+    #[default]
+    Enforce,
+    /// Decide and count, but forward everything.
+    Observe,
+    /// Neither read signals nor act on cooldowns; only a freeze is enforced.
+    Off,
+}
+
+impl Mode {
+    /// The word used in configuration, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// The checked settings of a key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// What holdoff does with its decisions.
+    pub mode: Mode,
+    /// What counts as a signal.
+    pub signals: SignalRules,
+    /// How long a cooldown lasts and how it ends.
+    pub cooldown: CooldownLimits,
+    /// When failures open a cooldown of their own.
+    pub breaker: BreakerLimits,
+}
+
+/// What counts as a signal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignalRules {
+    /// Statuses that are `rate_limited`. Default 429.
+    pub statuses: Vec<StatusCode>,
+    /// Statuses that are `unavailable` when they carry a hint. Default 503.
+    pub unavailable: Vec<StatusCode>,
+    /// What a `rate_limited` status without any hint does. Default [`Hintless::Cool`].
+    pub hintless: Hintless,
+    /// Whether hints are taken at their word. `false`: only the ladder counts. Default `true`.
+    pub trust_hints: bool,
+    /// Whether `Retry-After: 1.5` is read, rounded up. Default `false`: it is malformed.
+    pub fractional_seconds: bool,
+}
+
+impl Default for SignalRules {
+    fn default() -> Self {
+        Self {
+            statuses: vec![StatusCode::TOO_MANY_REQUESTS],
+            unavailable: vec![StatusCode::SERVICE_UNAVAILABLE],
+            hintless: Hintless::Cool,
+            trust_hints: true,
+            fractional_seconds: false,
+        }
+    }
+}
+
+/// What a `rate_limited` status without any hint does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hintless {
+    /// It cools the key by the ladder.
+    #[default]
+    Cool,
+    /// It means the one request and is neutral for the key.
+    Ignore,
+}
+
+/// Which ladder repeated signals climb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ladder {
+    /// The first step is the hint, the bound `max_overwait`; without a hint as [`Ladder::Fixed`].
+    #[default]
+    FromHint,
+    /// The first step is always `default_cooldown`, the bound `max_backoff`.
+    Fixed,
+    /// There is no ladder: the step is always the first.
+    Off,
+}
+
+/// How long a cooldown lasts and how it ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CooldownLimits {
+    /// The shortest cooldown, and the shortest time from one lost probe to the next. Default 1 s.
+    pub min_cooldown: Duration,
+    /// The first step without a hint. Default 60 s.
+    pub default_cooldown: Duration,
+    /// The factor from step to step, 1.0 to 100.0. Default 2.0.
+    pub growth: f64,
+    /// The bound of our own guesses. Default 30 min.
+    pub max_backoff: Duration,
+    /// How far the ladder may go past a host that names its time. Default 60 s.
+    pub max_overwait: Duration,
+    /// The bound of the host's word. Default 1 h.
+    pub max_retry_after: Duration,
+    /// Which ladder repeated signals climb. Default [`Ladder::FromHint`].
+    pub ladder: Ladder,
+    /// The share (0.0 to 1.0) by which an own guess may be longer or shorter. Default 0.
+    pub jitter: f64,
+    /// Whether a hint is lengthened by up to min(10 %, 30 s). Default `true`.
+    pub hint_jitter: bool,
+    /// How long a probe holds its slot. Default 30 s.
+    pub probe_lease: Duration,
+    /// How many probes must succeed before the key is clear, at least 1. Default 1.
+    pub success_threshold: u32,
+    /// How long after clearing requests are let in one by one. Default 10 s, zero is off.
+    pub ramp: Duration,
+    /// The shortest time without a signal after which the ladder starts anew. Default 10 min.
+    pub quiet_time: Duration,
+}
+
+impl Default for CooldownLimits {
+    fn default() -> Self {
+        Self {
+            min_cooldown: Duration::from_secs(1),
+            default_cooldown: Duration::from_secs(60),
+            growth: 2.0,
+            max_backoff: Duration::from_secs(30 * 60),
+            max_overwait: Duration::from_secs(60),
+            max_retry_after: Duration::from_secs(60 * 60),
+            ladder: Ladder::FromHint,
+            jitter: 0.0,
+            hint_jitter: true,
+            probe_lease: Duration::from_secs(30),
+            success_threshold: 1,
+            ramp: Duration::from_secs(10),
+            quiet_time: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+/// When failures open a cooldown of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerLimits {
+    /// How many failures in a row open it, 0 (off) to 1000. Default 0.
+    pub failure_threshold: u32,
+    /// The time inside which they must fall; zero is no bound. Default 60 s.
+    pub failure_window: Duration,
+    /// The first step of its ladder. Default 1 s.
+    pub initial: Duration,
+    /// The factor from step to step, 1.0 to 100.0. Default 2.0.
+    pub growth: f64,
+    /// The bound of its ladder. Default 60 s.
+    pub max: Duration,
+}
+
+impl Default for BreakerLimits {
+    fn default() -> Self {
+        Self {
+            failure_threshold: 0,
+            failure_window: Duration::from_secs(60),
+            initial: Duration::from_secs(1),
+            growth: 2.0,
+            max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The longest freeze an operator may set.
+pub const MAX_FREEZE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The highest `failure_threshold`: the breaker remembers that many times.
+pub const MAX_FAILURE_THRESHOLD: u32 = 1000;
+
+impl Policy {
+    /// Checks that the values make sense by themselves and together.
+    ///
+    /// # Errors
+    /// The first value that does not, by its configuration key, with what was expected.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        let Self { mode: _, signals: s, cooldown: c, breaker: b } = self;
+        let error = |key, expected| Err(PolicyError { key, expected });
+        if c.min_cooldown.is_zero() {
+            return error(
+                "cooldown.min_cooldown",
+                "more than 0s; without a floor a peer that answers `Retry-After: 0` would be asked without end",
+            );
+        }
+        for (key, cap) in [
+            ("cooldown.max_backoff", c.max_backoff),
+            ("cooldown.max_overwait", c.max_overwait),
+            ("cooldown.max_retry_after", c.max_retry_after),
+        ] {
+            if c.min_cooldown > cap {
+                return error(key, "at least `cooldown.min_cooldown`");
+            }
+        }
+        if c.default_cooldown > c.max_backoff {
+            return error("cooldown.default_cooldown", "at most `cooldown.max_backoff`");
+        }
+        if !(1.0..=100.0).contains(&c.growth) {
+            return error("cooldown.growth", "a number from 1.0 to 100.0");
+        }
+        if !(0.0..=1.0).contains(&c.jitter) {
+            return error("cooldown.jitter", "a share from 0.0 to 1.0 (0.1 is 10 %)");
+        }
+        if c.probe_lease.is_zero() {
+            return error("cooldown.probe_lease", "more than 0s");
+        }
+        if c.success_threshold == 0 {
+            return error("cooldown.success_threshold", "at least 1");
+        }
+        if b.failure_threshold > MAX_FAILURE_THRESHOLD {
+            return error("breaker.failure_threshold", "0 (off) to 1000");
+        }
+        if b.initial.is_zero() {
+            return error("breaker.initial", "more than 0s");
+        }
+        if b.initial > b.max {
+            return error("breaker.initial", "at most `breaker.max`");
+        }
+        if !(1.0..=100.0).contains(&b.growth) {
+            return error("breaker.growth", "a number from 1.0 to 100.0");
+        }
+        for status in s.statuses.iter().chain(&s.unavailable) {
+            if *status == StatusCode::UNAUTHORIZED {
+                return error(
+                    "signals.statuses",
+                    "any status but 401, which asks for credentials and says nothing about load",
+                );
+            }
+            if !(status.is_client_error() || status.is_server_error()) {
+                return error("signals.statuses", "statuses from 400 to 599");
+            }
+        }
+        if s.statuses.iter().any(|status| s.unavailable.contains(status)) {
+            return error("signals.unavailable", "no status that `signals.statuses` also names");
+        }
+        Ok(())
+    }
+}
+
+/// A value of a policy that does not make sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyError {
+    /// The configuration key, below `[defaults]` or a `[[host]]`.
+    pub key: &'static str,
+    /// What was expected of it.
+    pub expected: &'static str,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: expected {}", self.key, self.expected)
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Policy)) -> &'static str {
+        let mut policy = Policy::default();
+        change(&mut policy);
+        policy.check().unwrap_err().key
+    }
+
+    #[test]
+    fn the_defaults_pass() {
+        Policy::default().check().unwrap();
+    }
+
+    #[test]
+    fn a_floor_of_zero_or_above_a_cap_is_refused() {
+        assert_eq!(refused(|p| p.cooldown.min_cooldown = Duration::ZERO), "cooldown.min_cooldown");
+        assert_eq!(refused(|p| p.cooldown.min_cooldown = Duration::from_secs(61)), "cooldown.max_overwait");
+        assert_eq!(refused(|p| p.cooldown.max_retry_after = Duration::from_millis(1)), "cooldown.max_retry_after");
+        assert_eq!(refused(|p| p.cooldown.max_backoff = Duration::from_millis(1)), "cooldown.max_backoff");
+        assert_eq!(refused(|p| p.cooldown.default_cooldown = Duration::from_secs(7200)), "cooldown.default_cooldown");
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        assert_eq!(refused(|p| p.cooldown.growth = 0.5), "cooldown.growth");
+        assert_eq!(refused(|p| p.cooldown.growth = f64::NAN), "cooldown.growth");
+        assert_eq!(refused(|p| p.cooldown.jitter = 1.5), "cooldown.jitter");
+        assert_eq!(refused(|p| p.cooldown.probe_lease = Duration::ZERO), "cooldown.probe_lease");
+        assert_eq!(refused(|p| p.cooldown.success_threshold = 0), "cooldown.success_threshold");
+        assert_eq!(refused(|p| p.breaker.failure_threshold = 1001), "breaker.failure_threshold");
+        assert_eq!(refused(|p| p.breaker.initial = Duration::ZERO), "breaker.initial");
+        assert_eq!(refused(|p| p.breaker.initial = Duration::from_secs(61)), "breaker.initial");
+        assert_eq!(refused(|p| p.breaker.growth = 0.0), "breaker.growth");
+    }
+
+    #[test]
+    fn statuses_that_say_nothing_about_load_are_refused() {
+        assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::UNAUTHORIZED)), "signals.statuses");
+        assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::OK)), "signals.statuses");
+        assert_eq!(refused(|p| p.signals.unavailable.push(StatusCode::TOO_MANY_REQUESTS)), "signals.unavailable");
+    }
+}

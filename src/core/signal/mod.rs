@@ -1,0 +1,105 @@
+//! What a response says about waiting.
+
+use std::time::Duration;
+
+use super::decision::{Reason, Source};
+
+pub mod retry_after;
+
+/// The most bytes kept of a signal as it was received.
+pub const MAX_RECEIVED: usize = 80;
+
+/// The wait a response names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The wait, counted from the arrival of the response head. Zero means "no further wait".
+    pub wait: Duration,
+    /// The field that named it.
+    pub source: Source,
+}
+
+/// A response that says "slow down".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signal {
+    /// What it says.
+    pub reason: Reason,
+    /// The wait it names, if it names one that can be read.
+    pub hint: Option<Hint>,
+    /// The field as it was received, printable, at most [`MAX_RECEIVED`] bytes; for people only.
+    pub received: Option<Box<str>>,
+}
+
+/// How an exchange failed (SPEC 2.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The name does not resolve.
+    Dns,
+    /// The host refuses connections.
+    Refused,
+    /// No connection for another reason than a refusal or time (no route, unreachable).
+    Unreachable,
+    /// The connection broke before the response head was complete.
+    Reset,
+    /// A timeout of connect, TLS or head.
+    Timeout,
+    /// TLS could not be agreed on, or the certificate is not good.
+    Tls,
+    /// The answer is not HTTP.
+    Malformed,
+    /// A status that says the host cannot be reached or is not well: 502, 503 without a hint, 504.
+    Status(u16),
+}
+
+impl Failure {
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Malformed => "malformed",
+            Self::Status(_) => "status",
+        }
+    }
+}
+
+/// The class of one finished exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The host answered the request well; other 4xx count as that.
+    Success,
+    /// Another 5xx: the host is there, whatever it says.
+    Answered,
+    /// A tunnel was opened: the host can be reached, and nothing more is known.
+    Connected,
+    /// The host says "slow down".
+    Signal(Signal),
+    /// The host cannot be reached or is not well.
+    Failing(Failure),
+    /// Nothing about the host: a fault on our or the client's side, or a client that left.
+    Neutral,
+}
+
+impl Outcome {
+    /// The word used in logs and metrics (SPEC §1).
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Success | Self::Connected => "success",
+            Self::Answered | Self::Neutral => "neutral",
+            Self::Signal(signal) => signal.reason.as_str(),
+            Self::Failing(_) => "failing",
+        }
+    }
+}
+
+/// Makes bytes from the wire fit to be shown: printable ASCII only, everything else `?`, at most `limit` bytes.
+pub fn printable(bytes: &[u8], limit: usize) -> Box<str> {
+    let text: String =
+        bytes.iter().take(limit).map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '?' }).collect();
+    text.into_boxed_str()
+}

@@ -1,0 +1,2 @@
+//! The program. See the library for everything it does.
+fn main() {}

@@ -1,0 +1,226 @@
+//! What can go wrong between a client and its answer: at which stage, whose fault it is, what the client is told, and
+//! what it says about the host.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::core::signal::{Failure, Outcome};
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The client's.
+    Client,
+    /// The upstream's, or the network's on the way to it.
+    Upstream,
+    /// Ours, or a bound of ours.
+    Holdoff,
+}
+
+impl Fault {
+    /// `client`, `upstream` or `holdoff`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Holdoff => "holdoff",
+        }
+    }
+}
+
+/// How far an exchange had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the client's request.
+    Request,
+    /// Checking where it wants to go.
+    Destination,
+    /// Resolving the host's name.
+    Dns,
+    /// Waiting for a connection of the pool.
+    Pool,
+    /// Connecting.
+    Connect,
+    /// Agreeing on TLS.
+    Tls,
+    /// Sending the request.
+    Send,
+    /// Waiting for the response head.
+    Head,
+    /// Reading the response body.
+    Body,
+}
+
+impl Stage {
+    /// The word shown in answers and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Destination => "destination",
+            Self::Dns => "dns",
+            Self::Pool => "pool",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Send => "send",
+            Self::Head => "head",
+            Self::Body => "body",
+        }
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $status:ident, $stage:ident, $fault:ident, $token:literal;)*) => {
+        /// A kind of error. Closed: it is a metric label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word used in answers, logs and metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// The status the client gets.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// How far the exchange had come.
+            pub const fn stage(self) -> Stage {
+                match self { $(Self::$name => Stage::$stage,)* }
+            }
+
+            /// Whose fault it is.
+            pub const fn fault(self) -> Fault {
+                match self { $(Self::$name => Fault::$fault,)* }
+            }
+
+            /// The error token of `Proxy-Status` (RFC 9209 §2.3).
+            pub const fn proxy_status(self) -> &'static str {
+                match self { $(Self::$name => $token,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request is not well-formed, or ambiguous.
+    BadRequest = "bad_request", BAD_REQUEST, Request, Client, "http_request_error";
+    /// The request has a target that the proxy port does not serve (origin-form).
+    NotProxyRequest = "not_proxy_request", BAD_REQUEST, Request, Client, "http_request_error";
+    /// The scheme is neither http nor https.
+    UnknownScheme = "unknown_scheme", NOT_IMPLEMENTED, Request, Client, "http_request_error";
+    /// The client is not in `clients`.
+    ClientDenied = "client_denied", FORBIDDEN, Request, Client, "http_request_denied";
+    /// Proxy credentials are missing or wrong.
+    ProxyAuth = "proxy_auth", PROXY_AUTHENTICATION_REQUIRED, Request, Client, "http_request_denied";
+    /// The client was too slow with its request.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, Request, Client, "http_request_error";
+    /// The request body is larger than `max_request_body`.
+    RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, Request, Client, "http_request_error";
+    /// The request target is too long.
+    UriTooLong = "uri_too_long", URI_TOO_LONG, Request, Client, "http_request_error";
+    /// The request head is too large.
+    HeadTooLarge = "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, Request, Client, "http_request_error";
+    /// The request body broke off or is malformed.
+    RequestBody = "request_body", BAD_REQUEST, Request, Client, "http_request_error";
+    /// The client left before its answer.
+    ClientGone = "client_gone", BAD_REQUEST, Request, Client, "http_request_error";
+    /// The request came back to us.
+    Loop = "loop", LOOP_DETECTED, Destination, Client, "proxy_loop_detected";
+    /// The destination is one of our own listeners.
+    OwnListener = "own_listener", LOOP_DETECTED, Destination, Client, "proxy_loop_detected";
+    /// The destination may not be reached.
+    DestinationDenied = "destination_denied", FORBIDDEN, Destination, Client, "destination_ip_prohibited";
+    /// The name resolved to nothing that may be reached.
+    DestinationPort = "destination_port", FORBIDDEN, Destination, Client, "http_request_denied";
+    /// The name does not resolve.
+    Dns = "dns", BAD_GATEWAY, Dns, Upstream, "dns_error";
+    /// The look-up took too long.
+    DnsTimeout = "dns_timeout", GATEWAY_TIMEOUT, Dns, Upstream, "dns_timeout";
+    /// Every connection to the host is in use, for too long.
+    PoolTimeout = "pool_timeout", SERVICE_UNAVAILABLE, Pool, Holdoff, "connection_limit_reached";
+    /// A bound of ours is reached.
+    Overload = "overload", SERVICE_UNAVAILABLE, Request, Holdoff, "proxy_internal_error";
+    /// The host refuses connections.
+    ConnectRefused = "connect_refused", BAD_GATEWAY, Connect, Upstream, "connection_refused";
+    /// No connection for another reason.
+    ConnectFailed = "connect_failed", BAD_GATEWAY, Connect, Upstream, "destination_ip_unroutable";
+    /// Connecting took too long.
+    ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, Connect, Upstream, "connection_timeout";
+    /// TLS could not be agreed on.
+    TlsProtocol = "tls_protocol", BAD_GATEWAY, Tls, Upstream, "tls_protocol_error";
+    /// The host's certificate is not good.
+    TlsCertificate = "tls_certificate", BAD_GATEWAY, Tls, Upstream, "tls_certificate_error";
+    /// TLS took too long.
+    TlsTimeout = "tls_timeout", GATEWAY_TIMEOUT, Tls, Upstream, "connection_timeout";
+    /// The connection broke before the response head was complete.
+    UpstreamReset = "upstream_reset", BAD_GATEWAY, Head, Upstream, "connection_terminated";
+    /// The response is not HTTP, or ambiguous.
+    UpstreamProtocol = "upstream_protocol", BAD_GATEWAY, Head, Upstream, "http_protocol_error";
+    /// The response head took too long.
+    HeadTimeout = "head_timeout", GATEWAY_TIMEOUT, Head, Upstream, "http_response_timeout";
+    /// The response body broke off.
+    UpstreamBody = "upstream_body", BAD_GATEWAY, Body, Upstream, "http_response_incomplete";
+    /// No piece of a body for too long.
+    BodyTimeout = "body_timeout", GATEWAY_TIMEOUT, Body, Upstream, "http_response_timeout";
+    /// Something in holdoff itself.
+    Internal = "internal", BAD_GATEWAY, Request, Holdoff, "proxy_internal_error";
+}
+
+impl ErrorKind {
+    /// What the error says about the host (SPEC 2.9): faults on our or the client's side say nothing.
+    pub fn outcome(self) -> Outcome {
+        let failure = match self {
+            Self::Dns | Self::DnsTimeout => Failure::Dns,
+            Self::ConnectRefused => Failure::Refused,
+            Self::ConnectFailed => Failure::Unreachable,
+            Self::ConnectTimeout | Self::TlsTimeout | Self::HeadTimeout => Failure::Timeout,
+            Self::TlsProtocol | Self::TlsCertificate => Failure::Tls,
+            Self::UpstreamReset => Failure::Reset,
+            Self::UpstreamProtocol => Failure::Malformed,
+            _ => return Outcome::Neutral,
+        };
+        Outcome::Failing(failure)
+    }
+}
+
+/// An error on the way to an answer: a kind and one line for people. The line never has credentials, queries or bodies.
+#[derive(Debug)]
+pub struct ProxyError {
+    kind: ErrorKind,
+    detail: Cow<'static, str>,
+}
+
+impl ProxyError {
+    /// An error of `kind`, explained by `detail` (lower case, no full stop).
+    pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+
+    /// The kind.
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The line for people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, fault of {})", self.detail, self.kind.stage().as_str(), self.kind.fault().as_str())
+    }
+}
+
+impl std::error::Error for ProxyError {}
