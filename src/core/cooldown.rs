@@ -1,1 +1,936 @@
-//! cooldown
+//! The state machine of one key.
+//!
+//! **Invariant.** A live cooldown is only ever extended; no ordinary response ends it. After its deadline the key clears
+//! by a probe or by quiet time. An operator may end it at any moment.
+//!
+//! Calling order: [`Cooldown::admit`] before something is sent, and for each [`Decision::Forward`] exactly one of
+//! [`Cooldown::observe`] (what became of it) or [`Cooldown::cancel`] (nobody will know). `now` must not run backwards; if it
+//! does, nothing breaks, it only counts as no time passed. What changed is returned as [`Events`].
+//!
+//! Each change of state raises the epoch, and an admission carries the epoch it was made in. That is what makes a burst of
+//! parallel 429s one step, and what keeps a late success from ending a cooldown that began after it was sent.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::backoff;
+use super::decision::{Admission, AdmissionKind, Decision, Freeze, NotUntil, Purpose, Reason, Source, State};
+use super::policy::{MAX_FREEZE, Policy};
+use super::signal::{Failure, Hint, Outcome, Signal};
+use super::time::Instant;
+
+/// What a request is told while a probe is out or the ramp is full (SPEC 3.6, 3.7).
+pub const SHORT_WAIT: Duration = Duration::from_secs(1);
+
+/// The state machine of one key.
+#[derive(Clone, Debug, Default)]
+pub struct Cooldown {
+    epoch: u64,
+    /// Admissions of an epoch before this one change nothing.
+    released: u64,
+    phase: Phase,
+    rate_step: u32,
+    breaker_step: u32,
+    /// Set by the first trouble; most keys never have any.
+    history: Option<Box<History>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Phase {
+    #[default]
+    Clear,
+    /// Clear, but requests are let in one by one until then.
+    Ramp { until: Instant, in_flight: u32, successes: u32 },
+    /// The deadline is in the history. Past it the key is shown as probing; the first admission makes it so.
+    Cooling,
+    Probing {
+        /// The probe that holds the slot.
+        out: Option<Probe>,
+        /// The next probe starts at the earliest then.
+        not_before: Instant,
+        /// Probes that succeeded in this epoch.
+        successes: u32,
+        /// Probes that started in this epoch.
+        started: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    number: u32,
+    started: Instant,
+}
+
+/// What is remembered of a key that had trouble.
+#[derive(Clone, Debug)]
+struct History {
+    /// The live cooldown, or the last one. `None`: failures only.
+    last: Option<Live>,
+    /// Quiet time counts from then: the deadline, or a later signal or verdict.
+    quiet_from: Instant,
+    /// An operator's freeze, enforced in every mode.
+    frozen_until: Option<Instant>,
+    /// Failures since the breaker last opened or a success; their times when the breaker has a window.
+    streak: u32,
+    streak_times: VecDeque<Instant>,
+    limited_in_row: u32,
+    failures_in_row: u32,
+    last_failure: Option<(Instant, Failure)>,
+    totals: Totals,
+}
+
+/// One cooldown: what decided its deadline.
+#[derive(Clone, Debug)]
+struct Live {
+    started: Instant,
+    deadline: Instant,
+    reason: Reason,
+    source: Source,
+    hint: Option<Duration>,
+    received: Option<Box<str>>,
+    draw: u64,
+}
+
+/// How often things happened since the key was first seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Signals, counted once a response.
+    pub signals: u64,
+    /// Failing outcomes.
+    pub failures: u64,
+    /// Cooldowns started.
+    pub cooldowns: u64,
+    /// Probes started.
+    pub probes: u64,
+}
+
+/// Something that happened to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The key began to cool.
+    Started {
+        /// The state it was in.
+        from: State,
+        /// Why.
+        reason: Reason,
+        /// Who said how long.
+        source: Source,
+        /// The deadline.
+        until: Instant,
+        /// From now to the deadline.
+        length: Duration,
+        /// The place on the ladder that counts for the reason; 0 when the signal does not climb.
+        step: u32,
+        /// The hint was cut by `max_retry_after`.
+        clamped: bool,
+        /// The signal as received.
+        received: Option<Box<str>>,
+    },
+    /// The live cooldown got a later deadline.
+    Extended {
+        /// Why.
+        reason: Reason,
+        /// Who said so.
+        source: Source,
+        /// The new deadline.
+        until: Instant,
+        /// From now to the deadline.
+        length: Duration,
+        /// The hint was cut by `max_retry_after`.
+        clamped: bool,
+        /// The signal as received.
+        received: Option<Box<str>>,
+    },
+    /// A probe was let through.
+    ProbeStarted {
+        /// The state before: cooling for the first probe after a deadline.
+        from: State,
+        /// The reason of the cooldown it tests.
+        reason: Reason,
+    },
+    /// A probe ended, or lost its slot.
+    ProbeEnded(ProbeResult),
+    /// The key is clear again.
+    Ended {
+        /// The reason of the cooldown that ended.
+        reason: Reason,
+        /// The state before.
+        from: State,
+        /// What ended it.
+        cause: EndCause,
+    },
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProbeResult {
+    /// It succeeded.
+    Success,
+    /// Another 5xx: the host is there.
+    Answered,
+    /// The host said "slow down" again.
+    Limited,
+    /// The host failed.
+    Failed,
+    /// Nothing was learned about the host.
+    Neutral,
+    /// The client left, or the permit was lost.
+    Cancelled,
+    /// It took longer than the lease; its verdict still counts when it comes, as a result of its own.
+    LeaseOver,
+}
+
+impl ProbeResult {
+    /// Every result.
+    pub const ALL: [Self; 7] =
+        [Self::Success, Self::Answered, Self::Limited, Self::Failed, Self::Neutral, Self::Cancelled, Self::LeaseOver];
+
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Answered => "answered",
+            Self::Limited => "limited",
+            Self::Failed => "failed",
+            Self::Neutral => "neutral",
+            Self::Cancelled => "cancelled",
+            Self::LeaseOver => "lease_over",
+        }
+    }
+}
+
+/// What ended a cooldown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndCause {
+    /// A probe.
+    Probe,
+    /// Quiet time.
+    Quiet,
+    /// An operator.
+    Release,
+}
+
+impl EndCause {
+    /// Every cause.
+    pub const ALL: [Self; 3] = [Self::Probe, Self::Quiet, Self::Release];
+
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Quiet => "quiet",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// What one call changed, in order. At most four things, so that nothing is allocated for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events([Option<Event>; 4]);
+
+impl Events {
+    fn push(&mut self, event: Event) {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(event);
+        } else {
+            debug_assert!(false, "more than four events of one call");
+        }
+    }
+
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// The events, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.0.iter().flatten()
+    }
+}
+
+/// What is kept and shown of a key (SPEC 3.10), as far as the state machine knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The state; past its deadline a key is probing.
+    pub state: State,
+    /// Whether a probe is out.
+    pub probe_out: bool,
+    /// Whether the key has just cleared and lets requests in one by one.
+    pub ramping: bool,
+    /// The live cooldown, or the one being tested; none when clear.
+    pub cooldown: Option<CooldownView>,
+    /// The place on the ladder of signals.
+    pub rate_step: u32,
+    /// The place on the ladder of failures.
+    pub breaker_step: u32,
+    /// Signals in a row.
+    pub limited_in_row: u32,
+    /// Failures in a row.
+    pub failures_in_row: u32,
+    /// The last failure.
+    pub last_failure: Option<(Instant, Failure)>,
+    /// Whether an operator froze the key, and until when.
+    pub frozen_until: Option<Instant>,
+    /// Totals.
+    pub totals: Totals,
+}
+
+/// One cooldown as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CooldownView {
+    /// When it started ("opened at").
+    pub started: Instant,
+    /// Its deadline.
+    pub deadline: Instant,
+    /// Why.
+    pub reason: Reason,
+    /// Who said how long.
+    pub source: Source,
+    /// The hint before any clamp.
+    pub hint: Option<Duration>,
+    /// The signal as received.
+    pub received: Option<Box<str>>,
+}
+
+/// What a caller without the lock needs to know to decide like [`Cooldown::admit`] would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The epoch.
+    pub epoch: u64,
+    /// Clear without a ramp: every request passes.
+    pub clear: bool,
+    /// Clear, but let in one by one.
+    pub ramping: bool,
+    /// Cooling, until when and why.
+    pub cooling: Option<(Instant, Reason)>,
+    /// A success in clear has something to reset.
+    pub success_matters: bool,
+    /// An operator's freeze.
+    pub frozen_until: Option<Instant>,
+}
+
+impl Cooldown {
+    /// A key of which nothing is known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks before something is sent.
+    pub fn admit(&mut self, policy: &Policy, purpose: Purpose, now: Instant, events: &mut Events) -> Decision {
+        self.settle(policy, now, events);
+        let Some((reason, deadline)) = self.last().map(|live| (live.reason, live.deadline)) else {
+            return self.forward(AdmissionKind::Plain, purpose);
+        };
+        let short = |until: Instant, state| {
+            let until = until.max(now.saturating_add(SHORT_WAIT));
+            Decision::ShortCircuit(NotUntil { until, wait: until.saturating_since(now), reason, state })
+        };
+        // A tunnel proves nothing about a rate limit: after the deadline it neither tests the host nor waits for the test.
+        let pass = purpose == Purpose::Tunnel && !reason.is_about_reachability();
+        match &mut self.phase {
+            Phase::Clear => self.forward(AdmissionKind::Plain, purpose),
+            Phase::Ramp { .. } if pass => Decision::Pass,
+            Phase::Ramp { in_flight, successes, .. } => {
+                if *in_flight > *successes {
+                    return short(now, State::Clear);
+                }
+                *in_flight = in_flight.saturating_add(1);
+                self.forward(AdmissionKind::Ramp, purpose)
+            }
+            Phase::Cooling if now < deadline => Decision::ShortCircuit(NotUntil {
+                until: deadline,
+                wait: deadline.saturating_since(now),
+                reason,
+                state: State::Cooling,
+            }),
+            Phase::Cooling | Phase::Probing { .. } if pass => Decision::Pass,
+            Phase::Cooling => {
+                self.enter(Phase::Probing { out: None, not_before: deadline, successes: 0, started: 0 });
+                self.start_probe(State::Cooling, reason, purpose, now, events)
+            }
+            Phase::Probing { out, not_before, .. } => {
+                if let Some(probe) = out {
+                    if now < probe.started.saturating_add(policy.cooldown.probe_lease) {
+                        return short(now, State::Probing);
+                    }
+                    *not_before = probe.started.saturating_add(policy.cooldown.min_cooldown);
+                    *out = None;
+                    events.push(Event::ProbeEnded(ProbeResult::LeaseOver));
+                }
+                if now < *not_before {
+                    return short(*not_before, State::Probing);
+                }
+                self.start_probe(State::Probing, reason, purpose, now, events)
+            }
+        }
+    }
+
+    /// Hands an admission back with what became of it. `now` is the arrival of the response head; `draw` a random word.
+    pub fn observe(
+        &mut self,
+        policy: &Policy,
+        admission: Admission,
+        outcome: &Outcome,
+        now: Instant,
+        draw: u64,
+        events: &mut Events,
+    ) {
+        self.settle(policy, now, events);
+        self.free_ramp_slot(admission);
+        if admission.epoch < self.released {
+            return;
+        }
+        let current = admission.epoch == self.epoch;
+        self.count(outcome, now);
+        match self.phase {
+            Phase::Clear | Phase::Ramp { .. } if current => self.observe_clear(policy, outcome, now, draw, events),
+            Phase::Cooling if self.deadline() > now => self.observe_cooling(policy, outcome, now, events),
+            Phase::Probing { .. } if current => {
+                self.observe_probe(policy, admission, outcome, now, draw, events);
+            }
+            _ => self.observe_older(policy, outcome, now, draw, events),
+        }
+    }
+
+    /// Hands an admission back of which nothing will be known.
+    pub fn cancel(&mut self, policy: &Policy, admission: Admission, events: &mut Events) {
+        self.free_ramp_slot(admission);
+        if admission.epoch == self.epoch {
+            self.free_probe_slot(policy, admission, ProbeResult::Cancelled, events);
+        }
+    }
+
+    /// An operator sets a cooldown of `length`, at most [`MAX_FREEZE`].
+    pub fn freeze(&mut self, policy: &Policy, length: Duration, now: Instant, events: &mut Events) -> Freeze {
+        self.settle(policy, now, events);
+        let length = length.min(MAX_FREEZE);
+        let until = now.saturating_add(length);
+        let cooling = matches!(self.phase, Phase::Cooling) && self.deadline() > now;
+        if cooling && self.deadline() >= until {
+            return Freeze::AlreadyLonger { until: self.deadline() };
+        }
+        let state = self.state(now);
+        self.history().frozen_until = Some(until);
+        if cooling {
+            self.extend(until, Reason::Manual, Source::Operator, None, None);
+            events.push(Event::Extended {
+                reason: Reason::Manual,
+                source: Source::Operator,
+                until,
+                length,
+                clamped: false,
+                received: None,
+            });
+        } else {
+            self.cool(
+                state,
+                Live {
+                    started: now,
+                    deadline: until,
+                    reason: Reason::Manual,
+                    source: Source::Operator,
+                    hint: None,
+                    received: None,
+                    draw: 0,
+                },
+                (0, false),
+                events,
+            );
+        }
+        Freeze::Set { until }
+    }
+
+    /// An operator ends the cooldown. Says whether there was one to end; admissions made before change nothing any more.
+    pub fn release(&mut self, policy: &Policy, now: Instant, events: &mut Events) -> bool {
+        self.settle(policy, now, events);
+        let from = self.state(now);
+        let live = !matches!(self.phase, Phase::Clear | Phase::Ramp { .. });
+        self.reset_steps();
+        if let Some(history) = &mut self.history {
+            history.frozen_until = None;
+        }
+        if live {
+            self.clear(policy, now);
+            if let Some(reason) = self.last().map(|live| live.reason) {
+                events.push(Event::Ended { reason, from, cause: EndCause::Release });
+            }
+        } else {
+            self.epoch = self.epoch.saturating_add(1);
+            if let Phase::Ramp { in_flight, .. } = &mut self.phase {
+                *in_flight = 0;
+            }
+        }
+        self.released = self.epoch;
+        live
+    }
+
+    /// Lets time pass: ends a ramp, and a cooldown by quiet time. Called by every other method; call it on its own so that
+    /// a key nobody asks for is reported in time.
+    pub fn settle(&mut self, policy: &Policy, now: Instant, events: &mut Events) {
+        if let Phase::Ramp { until, .. } = self.phase
+            && now >= until
+        {
+            self.phase = Phase::Clear;
+        }
+        let Some(history) = &mut self.history else { return };
+        if history.frozen_until.is_some_and(|until| now >= until) {
+            history.frozen_until = None;
+        }
+        let Some(live) = &history.last else { return };
+        let length = live.deadline.saturating_since(live.started);
+        if now < history.quiet_from.saturating_add(length.max(policy.cooldown.quiet_time)) {
+            return;
+        }
+        let (reason, from) = (live.reason, self.state(now));
+        match self.phase {
+            Phase::Clear => self.reset_steps(),
+            Phase::Ramp { .. } => {}
+            Phase::Cooling | Phase::Probing { .. } => {
+                self.reset_steps();
+                self.enter(Phase::Clear);
+                events.push(Event::Ended { reason, from, cause: EndCause::Quiet });
+            }
+        }
+    }
+
+    /// The state as it is shown at `now`.
+    pub fn state(&self, now: Instant) -> State {
+        match self.phase {
+            Phase::Clear | Phase::Ramp { .. } => State::Clear,
+            Phase::Cooling if now < self.deadline() => State::Cooling,
+            Phase::Cooling | Phase::Probing { .. } => State::Probing,
+        }
+    }
+
+    /// Everything that is shown. Call [`Cooldown::settle`] first.
+    pub fn view(&self, policy: &Policy, now: Instant) -> View {
+        let history = self.history.as_deref();
+        let clear = matches!(self.phase, Phase::Clear | Phase::Ramp { .. });
+        View {
+            state: self.state(now),
+            probe_out: matches!(self.phase, Phase::Probing { out: Some(probe), .. }
+                if now < probe.started.saturating_add(policy.cooldown.probe_lease)),
+            ramping: matches!(self.phase, Phase::Ramp { .. }),
+            cooldown: self.last().filter(|_| !clear).map(|live| CooldownView {
+                started: live.started,
+                deadline: live.deadline,
+                reason: live.reason,
+                source: live.source,
+                hint: live.hint,
+                received: live.received.clone(),
+            }),
+            rate_step: self.rate_step,
+            breaker_step: self.breaker_step,
+            limited_in_row: history.map_or(0, |h| h.limited_in_row),
+            failures_in_row: history.map_or(0, |h| h.failures_in_row),
+            last_failure: history.and_then(|h| h.last_failure),
+            frozen_until: history.and_then(|h| h.frozen_until).filter(|until| now < *until),
+            totals: history.map(|h| h.totals).unwrap_or_default(),
+        }
+    }
+
+    /// What the hot path needs.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            epoch: self.epoch,
+            clear: matches!(self.phase, Phase::Clear),
+            ramping: matches!(self.phase, Phase::Ramp { .. }),
+            cooling: match self.phase {
+                Phase::Cooling => self.last().map(|live| (live.deadline, live.reason)),
+                _ => None,
+            },
+            success_matters: self.rate_step > 0
+                || self.breaker_step > 0
+                || self.history.as_ref().is_some_and(|h| h.streak > 0 || h.limited_in_row > 0 || h.failures_in_row > 0),
+            frozen_until: self.history.as_ref().and_then(|h| h.frozen_until),
+        }
+    }
+
+    /// The invariants that hold between any two calls; the first that does not, by name.
+    ///
+    /// # Errors
+    /// Names the broken invariant.
+    pub fn check_invariants(&self, policy: &Policy) -> Result<(), &'static str> {
+        match self.phase {
+            Phase::Clear => {}
+            Phase::Ramp { in_flight, successes, .. } => {
+                // Successes only grow in a ramp, so the places taken never exceed them by more than one.
+                if in_flight > successes.saturating_add(1) {
+                    return Err("more requests in the ramp than successes allow");
+                }
+            }
+            Phase::Cooling => {
+                let Some(live) = self.last() else { return Err("cooling without a cooldown") };
+                let cap = match live.reason {
+                    Reason::Manual => MAX_FREEZE,
+                    Reason::Failing => policy.breaker.max,
+                    _ => Duration::MAX,
+                };
+                if live.reason == Reason::Failing && live.deadline.saturating_since(live.started) > cap {
+                    return Err("a breaker cooldown longer than its cap");
+                }
+            }
+            Phase::Probing { out, started, .. } => {
+                if self.last().is_none() {
+                    return Err("probing without a cooldown");
+                }
+                if out.is_some_and(|probe| probe.number > started) {
+                    return Err("a probe that never started is out");
+                }
+            }
+        }
+        if self.released > self.epoch {
+            return Err("a release from the future");
+        }
+        Ok(())
+    }
+
+    // ---- the columns of the table in SPEC 3.5 ----
+
+    fn observe_clear(&mut self, policy: &Policy, outcome: &Outcome, now: Instant, draw: u64, events: &mut Events) {
+        match outcome {
+            Outcome::Signal(signal) => self.climb(policy, signal, now, draw, events),
+            Outcome::Success => {
+                self.reset_steps();
+                self.ramp_success();
+            }
+            Outcome::Connected => {
+                self.reset_streak();
+                self.ramp_success();
+            }
+            Outcome::Failing(_) => {
+                if self.streak_is_full(policy, now) {
+                    self.open_breaker(policy, State::Clear, now, draw, events);
+                }
+            }
+            Outcome::Answered | Outcome::Neutral => {}
+        }
+    }
+
+    fn observe_cooling(&mut self, policy: &Policy, outcome: &Outcome, now: Instant, events: &mut Events) {
+        let Outcome::Signal(signal) = outcome else { return };
+        let Some(hint) = signal.hint else { return };
+        let draw = self.last().map_or(0, |live| live.draw);
+        let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
+        let until = now.saturating_add(delay.length);
+        // On a tie the older stays.
+        if until <= self.deadline() {
+            return;
+        }
+        self.extend(until, signal.reason, hint.source, Some(hint.wait), signal.received.clone());
+        events.push(Event::Extended {
+            reason: signal.reason,
+            source: hint.source,
+            until,
+            length: delay.length,
+            clamped: delay.clamped,
+            received: signal.received.clone(),
+        });
+    }
+
+    fn observe_probe(
+        &mut self,
+        policy: &Policy,
+        admission: Admission,
+        outcome: &Outcome,
+        now: Instant,
+        draw: u64,
+        events: &mut Events,
+    ) {
+        match outcome {
+            Outcome::Signal(signal) => {
+                events.push(Event::ProbeEnded(ProbeResult::Limited));
+                self.climb(policy, signal, now, draw, events);
+            }
+            Outcome::Success | Outcome::Connected => {
+                events.push(Event::ProbeEnded(ProbeResult::Success));
+                let Phase::Probing { out, successes, .. } = &mut self.phase else { return };
+                *successes = successes.saturating_add(1);
+                if *successes >= policy.cooldown.success_threshold {
+                    self.clear_by_probe(policy, now, events);
+                    if *outcome == Outcome::Success {
+                        self.reset_steps();
+                    } else {
+                        self.breaker_step = 0;
+                        self.reset_streak();
+                    }
+                    return;
+                }
+                if out.is_some_and(|probe| AdmissionKind::Probe(probe.number) == admission.kind) {
+                    *out = None;
+                }
+                self.verdict_at(now);
+            }
+            Outcome::Answered => {
+                events.push(Event::ProbeEnded(ProbeResult::Answered));
+                self.clear_by_probe(policy, now, events);
+            }
+            Outcome::Failing(_) if policy.breaker.failure_threshold > 0 => {
+                events.push(Event::ProbeEnded(ProbeResult::Failed));
+                self.open_breaker(policy, State::Probing, now, draw, events);
+            }
+            Outcome::Failing(_) => self.free_probe_slot(policy, admission, ProbeResult::Failed, events),
+            Outcome::Neutral => self.free_probe_slot(policy, admission, ProbeResult::Neutral, events),
+        }
+    }
+
+    /// Clear or probing, but the admission is of an older epoch: only a named wait counts.
+    fn observe_older(&mut self, policy: &Policy, outcome: &Outcome, now: Instant, draw: u64, events: &mut Events) {
+        let Outcome::Signal(signal) = outcome else { return };
+        let Some(hint) = signal.hint else { return };
+        let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
+        let from = self.state(now);
+        self.cool(
+            from,
+            Self::live(signal, Some(hint), hint.source, now, delay.length, draw),
+            (0, delay.clamped),
+            events,
+        );
+    }
+
+    // ---- what the columns are made of ----
+
+    /// A signal that climbs: step + 1, delay.
+    fn climb(&mut self, policy: &Policy, signal: &Signal, now: Instant, draw: u64, events: &mut Events) {
+        self.rate_step = self.rate_step.saturating_add(1);
+        let hint = signal.hint;
+        let delay = backoff::signal_delay(&policy.cooldown, hint.map(|h| h.wait), self.rate_step, draw);
+        let source = match hint {
+            Some(hint) if !delay.by_ladder => hint.source,
+            _ => Source::Ladder,
+        };
+        let from = self.state(now);
+        let live = Self::live(signal, hint, source, now, delay.length, draw);
+        self.cool(from, live, (self.rate_step, delay.clamped), events);
+    }
+
+    fn open_breaker(&mut self, policy: &Policy, from: State, now: Instant, draw: u64, events: &mut Events) {
+        self.breaker_step = self.breaker_step.saturating_add(1);
+        let delay = backoff::breaker_delay(&policy.breaker, policy.cooldown.jitter, self.breaker_step, draw);
+        let history = self.history();
+        history.streak = 0;
+        history.streak_times.clear();
+        let live = Live {
+            started: now,
+            deadline: now.saturating_add(delay.length),
+            reason: Reason::Failing,
+            source: Source::Breaker,
+            hint: None,
+            received: None,
+            draw,
+        };
+        self.cool(from, live, (self.breaker_step, false), events);
+    }
+
+    fn live(signal: &Signal, hint: Option<Hint>, source: Source, now: Instant, length: Duration, draw: u64) -> Live {
+        Live {
+            started: now,
+            deadline: now.saturating_add(length),
+            reason: signal.reason,
+            source,
+            hint: hint.map(|h| h.wait),
+            received: signal.received.clone(),
+            draw,
+        }
+    }
+
+    fn cool(&mut self, from: State, live: Live, (step, clamped): (u32, bool), events: &mut Events) {
+        events.push(Event::Started {
+            from,
+            reason: live.reason,
+            source: live.source,
+            until: live.deadline,
+            length: live.deadline.saturating_since(live.started),
+            step,
+            clamped,
+            received: live.received.clone(),
+        });
+        self.enter(Phase::Cooling);
+        let history = self.history();
+        history.totals.cooldowns = history.totals.cooldowns.saturating_add(1);
+        history.quiet_from = live.deadline;
+        history.last = Some(live);
+    }
+
+    fn extend(
+        &mut self,
+        until: Instant,
+        reason: Reason,
+        source: Source,
+        hint: Option<Duration>,
+        received: Option<Box<str>>,
+    ) {
+        let history = self.history();
+        history.quiet_from = until;
+        if let Some(live) = &mut history.last {
+            live.deadline = until;
+            live.reason = reason;
+            live.source = source;
+            live.hint = hint;
+            live.received = received;
+        }
+    }
+
+    fn start_probe(
+        &mut self,
+        from: State,
+        reason: Reason,
+        purpose: Purpose,
+        now: Instant,
+        events: &mut Events,
+    ) -> Decision {
+        let mut number = 0;
+        if let Phase::Probing { out, started, .. } = &mut self.phase {
+            *started = started.saturating_add(1);
+            number = *started;
+            *out = Some(Probe { number, started: now });
+        }
+        let totals = &mut self.history().totals;
+        totals.probes = totals.probes.saturating_add(1);
+        events.push(Event::ProbeStarted { from, reason });
+        self.forward(AdmissionKind::Probe(number), purpose)
+    }
+
+    /// A verdict that says nothing about the host frees the slot; the next probe waits out the floor.
+    fn free_probe_slot(&mut self, policy: &Policy, admission: Admission, result: ProbeResult, events: &mut Events) {
+        let AdmissionKind::Probe(number) = admission.kind else { return };
+        let Phase::Probing { out, not_before, .. } = &mut self.phase else { return };
+        match out {
+            Some(probe) if probe.number == number => {
+                *not_before = probe.started.saturating_add(policy.cooldown.min_cooldown);
+                *out = None;
+                events.push(Event::ProbeEnded(result));
+            }
+            // It had lost its slot to the lease.
+            _ => {}
+        }
+    }
+
+    fn free_ramp_slot(&mut self, admission: Admission) {
+        if admission.kind == AdmissionKind::Ramp
+            && admission.epoch == self.epoch
+            && let Phase::Ramp { in_flight, .. } = &mut self.phase
+        {
+            *in_flight = in_flight.saturating_sub(1);
+        }
+    }
+
+    fn ramp_success(&mut self) {
+        if let Phase::Ramp { successes, .. } = &mut self.phase {
+            *successes = successes.saturating_add(1);
+        }
+    }
+
+    fn clear_by_probe(&mut self, policy: &Policy, now: Instant, events: &mut Events) {
+        self.clear(policy, now);
+        self.verdict_at(now);
+        if let Some(reason) = self.last().map(|live| live.reason) {
+            events.push(Event::Ended { reason, from: State::Probing, cause: EndCause::Probe });
+        }
+    }
+
+    /// Clear, with a ramp when there is one.
+    fn clear(&mut self, policy: &Policy, now: Instant) {
+        let ramp = policy.cooldown.ramp;
+        self.enter(if ramp.is_zero() {
+            Phase::Clear
+        } else {
+            Phase::Ramp { until: now.saturating_add(ramp), in_flight: 0, successes: 0 }
+        });
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.phase = phase;
+    }
+
+    fn forward(&self, kind: AdmissionKind, purpose: Purpose) -> Decision {
+        Decision::Forward(Admission { epoch: self.epoch, kind, purpose })
+    }
+
+    fn count(&mut self, outcome: &Outcome, now: Instant) {
+        match outcome {
+            Outcome::Signal(_) => {
+                let history = self.history();
+                history.limited_in_row = history.limited_in_row.saturating_add(1);
+                history.totals.signals = history.totals.signals.saturating_add(1);
+                history.quiet_from = history.quiet_from.max(now);
+            }
+            Outcome::Failing(failure) => {
+                let history = self.history();
+                history.failures_in_row = history.failures_in_row.saturating_add(1);
+                history.totals.failures = history.totals.failures.saturating_add(1);
+                history.last_failure = Some((now, *failure));
+            }
+            Outcome::Success | Outcome::Connected | Outcome::Answered | Outcome::Neutral => {}
+        }
+    }
+
+    /// Counts a failure in clear; true when the breaker must open.
+    fn streak_is_full(&mut self, policy: &Policy, now: Instant) -> bool {
+        let breaker = &policy.breaker;
+        if breaker.failure_threshold == 0 {
+            return false;
+        }
+        let window = breaker.failure_window;
+        let history = self.history();
+        if window.is_zero() {
+            history.streak = history.streak.saturating_add(1);
+        } else {
+            history.streak_times.retain(|at| now.saturating_since(*at) <= window);
+            history.streak_times.push_back(now);
+            history.streak = u32::try_from(history.streak_times.len()).unwrap_or(u32::MAX);
+        }
+        history.streak >= breaker.failure_threshold
+    }
+
+    fn reset_steps(&mut self) {
+        self.rate_step = 0;
+        self.breaker_step = 0;
+        if let Some(history) = &mut self.history {
+            history.limited_in_row = 0;
+        }
+        self.reset_streak();
+    }
+
+    fn reset_streak(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.streak = 0;
+            history.streak_times.clear();
+            history.failures_in_row = 0;
+        }
+    }
+
+    fn verdict_at(&mut self, now: Instant) {
+        let history = self.history();
+        history.quiet_from = history.quiet_from.max(now);
+    }
+
+    fn last(&self) -> Option<&Live> {
+        self.history.as_ref().and_then(|history| history.last.as_ref())
+    }
+
+    fn deadline(&self) -> Instant {
+        self.last().map_or(Instant::ZERO, |live| live.deadline)
+    }
+
+    fn history(&mut self) -> &mut History {
+        self.history.get_or_insert_with(|| {
+            Box::new(History {
+                last: None,
+                quiet_from: Instant::ZERO,
+                frozen_until: None,
+                streak: 0,
+                streak_times: VecDeque::new(),
+                limited_in_row: 0,
+                failures_in_row: 0,
+                last_failure: None,
+                totals: Totals::default(),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! SPEC 3.5 to 3.11, row by row.

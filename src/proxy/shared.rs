@@ -1,0 +1,60 @@
+//! What every connection of one sidecar shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::settings::{HostSettings, Settings};
+use crate::metrics::{HostMetrics, Metrics};
+use crate::table::Table;
+
+/// What is kept beside each key.
+#[derive(Debug)]
+pub struct Host {
+    /// The settings of the host.
+    pub settings: Arc<HostSettings>,
+    /// The metric handles of the host, resolved once.
+    pub metrics: Arc<HostMetrics>,
+}
+
+/// What every connection of one sidecar shares.
+pub struct Shared {
+    /// Our name in `Via` and `Proxy-Status`.
+    pub name: String,
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// The keys.
+    pub table: Arc<Table<Host>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether we are ready, or ending.
+    pub lifecycle: Lifecycle,
+}
+
+/// Whether a sidecar is ready, or ending.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    ready: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Lifecycle {
+    /// Every listener is open.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// The end has begun: not ready any more; running work is finished, new work is still taken during `shutdown.delay`.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// What `/readyz` says.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.is_draining()
+    }
+
+    /// Whether the end has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,52 @@
+//! Proof of admission: completed with an outcome, or dropped, which counts as cancelled.
+
+use std::sync::Arc;
+
+use super::entry::Entry;
+use crate::core::decision::{Admission, AdmissionKind};
+use crate::core::signal::Outcome;
+use crate::core::time::Instant;
+
+/// Proof that a key let something pass.
+#[derive(Debug)]
+#[must_use = "dropping a permit counts as cancelled"]
+pub struct Permit<X: Send + Sync + 'static> {
+    entry: Arc<Entry<X>>,
+    /// Taken by completion.
+    admission: Option<Admission>,
+}
+
+impl<X: Send + Sync + 'static> Permit<X> {
+    pub(super) const fn new(entry: Arc<Entry<X>>, admission: Admission) -> Self {
+        Self { entry, admission: Some(admission) }
+    }
+
+    /// Whether this is the probe.
+    pub fn is_probe(&self) -> bool {
+        self.admission.is_some_and(|admission| matches!(admission.kind(), AdmissionKind::Probe(_)))
+    }
+
+    /// What became of it. `now` is the arrival of the response head, `draw` a random word, `error` one line for people about
+    /// a signal or failure. Returns the number of that line for [`Entry::add_error_body`], 0 when there is none.
+    pub fn complete(
+        mut self,
+        outcome: &Outcome,
+        status: Option<u16>,
+        error: Option<&str>,
+        now: Instant,
+        draw: u64,
+    ) -> u64 {
+        match self.admission.take() {
+            Some(admission) => self.entry.complete(admission, outcome, status, error, now, draw),
+            None => 0,
+        }
+    }
+}
+
+impl<X: Send + Sync + 'static> Drop for Permit<X> {
+    fn drop(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            self.entry.cancel(admission);
+        }
+    }
+}
