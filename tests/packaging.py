@@ -229,7 +229,7 @@ class Image(unittest.TestCase):
         image = f"holdoff:{MANIFEST['package']['version']}"
         self.assertEqual(yaml.safe_load(COMPOSE.read_text())["services"]["holdoff"]["image"], image)
         self.assertEqual(sidecar()["image"], image)
-        self.assertEqual(set(re.findall(r"\bholdoff:\d[\w.]*", README)), {image})
+        self.assertEqual(set(re.findall(r"\bholdoff:\d+\.\d+\.\d+", README)), {image})
 
     def test_published_port_serves_the_clients_it_names_and_the_health_check_passes(self):
         proxy, admin, metrics = free_ports(3)
