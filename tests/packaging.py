@@ -184,6 +184,9 @@ class Readme(unittest.TestCase):
         )
         for variable in sorted(set(re.findall(r"HOLDOFF_[A-Z_]*[A-Z]", text))):
             self.assertIn(f"[env: {variable}", help_text, f"`{variable}` in a help text")
+        ours = re.findall(r"^/?holdoff .*", shell, re.MULTILINE) + re.findall(r"`(--[a-z-]+)`", README)
+        for flag in sorted({flag for line in ours for flag in re.findall(r"--[a-z][a-z-]*", line.split(" -- ")[0])}):
+            self.assertIn(f"{flag} ", help_text, f"`{flag}` in a help text")
 
     def test_names_only_metrics_that_exist(self):
         named = set(re.findall(r"\bholdoff_[a-z_]+[a-z]", README))
