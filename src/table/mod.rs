@@ -162,7 +162,7 @@ impl<X: Send + Sync + 'static> Table<X> {
             return false;
         }
         let map = self.map.pin();
-        let mut candidates: Vec<((bool, u64), &Arc<Entry<X>>)> = map
+        let mut candidates: Vec<_> = map
             .values()
             // A second owner holds a permit or is about to ask.
             .filter(|entry| !entry.is_live() && Arc::strong_count(entry) == 1)
