@@ -1,1 +1,3 @@
-//! Integration tests.
+//! Integration tests: the whole program with real sockets on free ports.
+
+mod layers;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode};
+use crate::core::signal::{Hint, Signal};
 
 /// A key with a policy, driven by seconds.
 struct Fixture {
