@@ -333,11 +333,9 @@ mod tests {
         }
         let mut failed = Vec::new();
         for row in &rows {
-            let slices = |values: &'_ [Vec<u8>]| values.iter().map(|value| value.to_vec()).collect::<Vec<_>>();
-            let (retry_after, dates, ages) = (slices(&row.retry_after), slices(&row.date), slices(&row.age));
-            let date = host_clock(dates.iter().map(Vec::as_slice), ages.iter().map(Vec::as_slice), row.wall);
+            let date = host_clock(row.date.iter().map(Vec::as_slice), row.age.iter().map(Vec::as_slice), row.wall);
             let context = Context { wall: row.wall, date, fractional: row.fractional };
-            let reading = retry_after::read(retry_after.iter().map(Vec::as_slice), &context);
+            let reading = retry_after::read(row.retry_after.iter().map(Vec::as_slice), &context);
             let causes: Vec<&str> = reading.causes.iter().map(Cause::as_str).collect();
             let wait = reading.hint.map(|hint| hint.wait);
             if wait != row.wait || causes != row.causes {

@@ -10,6 +10,11 @@ use crate::core::time::UnixTime;
 const MONTHS: [&[u8; 3]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
+/// The forms of the syntaxes, RFC 850 with the day's name cut to three letters; see [`Parts::matching`].
+const IMF_FIXDATE: &[u8] = b"www, dd mmm yyyy hh:ii:ss GMT";
+const ASCTIME: &[u8] = b"www mmm dd hh:ii:ss yyyy";
+const RFC_850: &[u8] = b"www, dd-mmm-yy hh:ii:ss GMT";
+
 /// Names of days as RFC 850 dates have them; the first three letters are those of the other two syntaxes.
 const DAYS: [&[u8]; 7] = [b"Monday", b"Tuesday", b"Wednesday", b"Thursday", b"Friday", b"Saturday", b"Sunday"];
 
@@ -85,141 +90,40 @@ struct Parts {
 
 impl Parts {
     fn read(text: &[u8], wall: UnixTime) -> Option<Self> {
-        Self::imf_fixdate(text).or_else(|| Self::asctime(text)).or_else(|| Self::rfc850(text, wall))
+        Self::matching(text, IMF_FIXDATE).or_else(|| Self::matching(text, ASCTIME)).or_else(|| Self::rfc850(text, wall))
     }
 
-    /// `Sun, 06 Nov 1994 08:49:37 GMT`
-    fn imf_fixdate(text: &[u8]) -> Option<Self> {
-        let [
-            w0,
-            w1,
-            w2,
-            b',',
-            b' ',
-            d0,
-            d1,
-            b' ',
-            m0,
-            m1,
-            m2,
-            b' ',
-            y0,
-            y1,
-            y2,
-            y3,
-            b' ',
-            h0,
-            h1,
-            b':',
-            i0,
-            i1,
-            b':',
-            s0,
-            s1,
-            b' ',
-            b'G',
-            b'M',
-            b'T',
-        ] = *text
-        else {
+    /// Takes a text apart by a form in which runs of small letters stand for the parts and all else for itself.
+    fn matching(text: &[u8], form: &[u8]) -> Option<Self> {
+        let is_alike = |(byte, form): (&u8, &u8)| form.is_ascii_lowercase() || byte == form;
+        if text.len() != form.len() || !text.iter().zip(form).all(is_alike) {
             return None;
+        }
+        let part = |letter| {
+            let start = form.iter().position(|&b| b == letter)?;
+            text.get(start..)?.get(..form.iter().filter(|&&b| b == letter).count())
+        };
+        let two = |letter| <[u8; 2]>::try_from(part(letter)?).ok();
+        let day = match two(b'd')? {
+            [b' ', digit] if form == ASCTIME => [b'0', digit],
+            day => day,
         };
         Some(Self {
-            year: number(&[y0, y1, y2, y3])?,
-            month: month([m0, m1, m2])?,
-            day: [d0, d1],
-            hour: [h0, h1],
-            minute: [i0, i1],
-            second: [s0, s1],
-            weekday: [w0, w1, w2],
+            year: number(part(b'y')?)?,
+            month: MONTHS.iter().position(|month| part(b'm') == Some(&month[..]))?,
+            day,
+            hour: two(b'h')?,
+            minute: two(b'i')?,
+            second: two(b's')?,
+            weekday: part(b'w')?.try_into().ok()?,
         })
     }
 
-    /// `Sun Nov  6 08:49:37 1994`
-    fn asctime(text: &[u8]) -> Option<Self> {
-        let [
-            w0,
-            w1,
-            w2,
-            b' ',
-            m0,
-            m1,
-            m2,
-            b' ',
-            d0,
-            d1,
-            b' ',
-            h0,
-            h1,
-            b':',
-            i0,
-            i1,
-            b':',
-            s0,
-            s1,
-            b' ',
-            y0,
-            y1,
-            y2,
-            y3,
-        ] = *text
-        else {
-            return None;
-        };
-        Some(Self {
-            year: number(&[y0, y1, y2, y3])?,
-            month: month([m0, m1, m2])?,
-            day: [if d0 == b' ' { b'0' } else { d0 }, d1],
-            hour: [h0, h1],
-            minute: [i0, i1],
-            second: [s0, s1],
-            weekday: [w0, w1, w2],
-        })
-    }
-
-    /// `Sunday, 06-Nov-94 08:49:37 GMT`
+    /// `Sunday, 06-Nov-94 08:49:37 GMT`: the year is the latest with these digits that is not more than 50 years ahead.
     fn rfc850(text: &[u8], wall: UnixTime) -> Option<Self> {
-        let (day_name, rest) = DAYS.iter().find_map(|day| Some((*day, text.strip_prefix(*day)?)))?;
-        let [w0, w1, w2, ..] = *day_name else { return None };
-        let [
-            b',',
-            b' ',
-            d0,
-            d1,
-            b'-',
-            m0,
-            m1,
-            m2,
-            b'-',
-            y0,
-            y1,
-            b' ',
-            h0,
-            h1,
-            b':',
-            i0,
-            i1,
-            b':',
-            s0,
-            s1,
-            b' ',
-            b'G',
-            b'M',
-            b'T',
-        ] = *rest
-        else {
-            return None;
-        };
-        let mut parts = Self {
-            year: number(&[y0, y1])?,
-            month: month([m0, m1, m2])?,
-            day: [d0, d1],
-            hour: [h0, h1],
-            minute: [i0, i1],
-            second: [s0, s1],
-            weekday: [w0, w1, w2],
-        };
-        // The latest year with these digits that is not more than 50 years ahead.
+        let (day, rest) = DAYS.iter().find_map(|day| Some((*day, text.strip_prefix(*day)?)))?;
+        let text = [day.get(..3)?, rest].concat();
+        let mut parts = Self::matching(&text, RFC_850)?;
         let limit = Self::fifty_years_after(wall)?;
         parts.year = parts.year.saturating_add(limit.year.saturating_sub(limit.year % 100));
         if (Self { weekday: limit.weekday, ..parts }) > limit {
@@ -229,7 +133,7 @@ impl Parts {
     }
 
     fn fifty_years_after(wall: UnixTime) -> Option<Self> {
-        let parts = Self::imf_fixdate(httpdate::fmt_http_date(SystemTime::from(wall)).as_bytes())?;
+        let parts = Self::matching(httpdate::fmt_http_date(SystemTime::from(wall)).as_bytes(), IMF_FIXDATE)?;
         Some(Self { year: parts.year.saturating_add(50), ..parts })
     }
 
@@ -266,10 +170,6 @@ impl Parts {
         let time = time.saturating_add(Duration::from_secs(u64::from(is_leap)));
         Some(Date { unix: if before_1970 { UnixTime::default() } else { time }, before_1970 })
     }
-}
-
-fn month(name: [u8; 3]) -> Option<usize> {
-    MONTHS.iter().position(|month| **month == name)
 }
 
 fn number(digits: &[u8]) -> Option<u16> {
@@ -334,6 +234,7 @@ mod tests {
             "Sun",
             "Sun, 06 Nov 1994 08:49:37 PST",
             "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun,  6 Nov 1994 08:49:37 GMT",
             "sun, 06 Nov 1994 08:49:37 GMT",
             "Mon, 06 Nov 1994 08:49:37 GMT",
             "Sun, 31 Feb 2027 08:49:37 GMT",
