@@ -1,3 +1,4 @@
 //! The data path.
 
+pub mod egress;
 pub mod error;
