@@ -485,10 +485,7 @@ mod tests {
     fn mixed_answers_keep_only_what_is_allowed() {
         let strict = with(false, &[], &[]);
         let mixed = ["10.0.0.1", "1.1.1.1", "169.254.169.254", "::1", "2606:4700::1111"];
-        assert_eq!(
-            verdict(&strict, "peer.example", 443, &mixed),
-            Ok(vec!["1.1.1.1".into(), "2606:4700::1111".into()])
-        );
+        assert_eq!(verdict(&strict, "peer.example", 443, &mixed), Ok(vec!["1.1.1.1".into(), "2606:4700::1111".into()]));
         assert_eq!(verdict(&strict, "peer.example", 443, &["10.0.0.1", "::1"]), Err(DENIED));
         assert_eq!(verdict(&strict, "peer.example", 443, &[]), Err(DENIED));
     }
@@ -515,9 +512,12 @@ mod tests {
     #[test]
     fn a_wildcard_listener_is_every_address_of_this_machine() {
         let own = |text: &str| Egress::new(&settings(true), vec![text.parse().unwrap()]);
-        for (listener, host) in
-            [("0.0.0.0:7080", "127.0.0.1"), ("0.0.0.0:7080", "127.9.9.9"), ("[::]:7080", "127.0.0.1"), ("[::]:7080", "::1")]
-        {
+        for (listener, host) in [
+            ("0.0.0.0:7080", "127.0.0.1"),
+            ("0.0.0.0:7080", "127.9.9.9"),
+            ("[::]:7080", "127.0.0.1"),
+            ("[::]:7080", "::1"),
+        ] {
             let verdict = own(listener).check_name(host, 7080).map_err(|e| e.kind());
             assert_eq!(verdict, Err(ErrorKind::OwnListener), "{listener} {host}");
         }
