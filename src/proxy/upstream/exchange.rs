@@ -236,10 +236,10 @@ impl<B: Send + 'static> ResponseBody<B> {
     }
 
     fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            if self.reusable {
-                lease.finish();
-            }
+        if let Some(lease) = self.lease.take()
+            && self.reusable
+        {
+            lease.finish();
         }
     }
 

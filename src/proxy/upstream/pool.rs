@@ -212,7 +212,7 @@ impl<C: Connection> Sweeper<C> {
     /// Runs until the pool is gone.
     pub(super) async fn run(self) {
         let Some(bounds) = self.pool.upgrade().map(|pool| pool.bounds) else { return };
-        let every = (bounds.idle_timeout / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+        let every = bounds.idle_timeout.div_f32(4.0).clamp(Duration::from_millis(50), Duration::from_secs(5));
         loop {
             tokio::time::sleep(every).await;
             match self.pool.upgrade() {
@@ -447,10 +447,11 @@ impl<C: Connection> Lease<C> {
 
 impl<C: Connection> Drop for Lease<C> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            if !self.begun && connection.is_ready() {
-                self.host.give_back(connection, self.opened);
-            }
+        if let Some(connection) = self.connection.take()
+            && !self.begun
+            && connection.is_ready()
+        {
+            self.host.give_back(connection, self.opened);
         }
     }
 }
@@ -478,5 +479,227 @@ impl<C: Connection> Drop for Waiting<C> {
 impl<C: Connection> fmt::Debug for Lease<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease").field("host", &self.host.id).field("begun", &self.begun).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A connection that is ready until told otherwise, and whose slot goes back when it is closed.
+    struct Fake {
+        number: usize,
+        ready: Arc<AtomicBool>,
+        over: bool,
+        _slot: Slot<Fake>,
+    }
+
+    impl Connection for Fake {
+        fn is_ready(&self) -> bool {
+            self.ready.load(Ordering::SeqCst)
+        }
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<bool> {
+            Poll::Ready(self.is_ready())
+        }
+
+        fn is_closed(&self) -> bool {
+            self.over
+        }
+
+        fn retire(self) {}
+    }
+
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+    fn open(slot: Slot<Fake>) -> (Lease<Fake>, usize, Arc<AtomicBool>) {
+        let place = slot.place().unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let ready = Arc::new(AtomicBool::new(true));
+        let lease = place.lease(Fake { number, ready: Arc::clone(&ready), over: false, _slot: slot });
+        (lease, number, ready)
+    }
+
+    fn bounds(max_connections: usize, max_idle: usize) -> Bounds {
+        let idle_timeout = Duration::from_secs(60);
+        Bounds { max_connections, max_idle, idle_timeout, max_lifetime: Duration::ZERO }
+    }
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).unwrap()
+    }
+
+    fn checkout(pool: &Pool<Fake>, key: &Key) -> Checkout<Fake> {
+        pool.checkout(HostRef { key, tls: TlsId::PLAIN }, Instant::now(), false)
+    }
+
+    fn slot(pool: &Pool<Fake>, key: &Key) -> Slot<Fake> {
+        match checkout(pool, key) {
+            Checkout::Open(slot) => slot,
+            _ => panic!("expected a slot"),
+        }
+    }
+
+    fn wait(pool: &Pool<Fake>, key: &Key) -> Waiting<Fake> {
+        match checkout(pool, key) {
+            Checkout::Wait(waiting) => waiting,
+            _ => panic!("expected a place in line"),
+        }
+    }
+
+    fn reuse(pool: &Pool<Fake>, key: &Key) -> Lease<Fake> {
+        match checkout(pool, key) {
+            Checkout::Reuse(lease) => lease,
+            _ => panic!("expected an idle connection"),
+        }
+    }
+
+    fn finish(mut lease: Lease<Fake>) {
+        lease.begin();
+        lease.finish();
+    }
+
+    fn now_or_never(waiting: &mut Waiting<Fake>) -> Option<Grant<Fake>> {
+        waiting.granted.try_recv().ok()
+    }
+
+    fn stats(open: usize, idle: usize, waiting: usize) -> PoolStats {
+        PoolStats { hosts: 1, open, idle, waiting }
+    }
+
+    #[test]
+    fn the_last_to_come_back_goes_out_first() {
+        let (pool, key) = (Pool::new(bounds(4, 4)), key("http://a.example"));
+        let (one, _, _) = open(slot(&pool, &key));
+        let (two, last, _) = open(slot(&pool, &key));
+        finish(one);
+        finish(two);
+        assert_eq!(pool.stats(), stats(2, 2, 0));
+        assert_eq!(reuse(&pool, &key).begin().unwrap().number, last);
+    }
+
+    #[test]
+    fn a_host_without_connections_is_forgotten() {
+        let pool: Pool<Fake> = Pool::new(bounds(4, 4));
+        for n in 0..100 {
+            let key = key(&format!("http://n{n}.example"));
+            drop(slot(&pool, &key));
+        }
+        assert!(pool.shared.hosts.pin().is_empty());
+        assert_eq!(pool.stats(), PoolStats::default());
+    }
+
+    #[test]
+    fn scheme_port_and_tls_settings_are_told_apart() {
+        let pool: Pool<Fake> = Pool::new(bounds(4, 4));
+        finish(open(slot(&pool, &key("http://a.example"))).0);
+        for other in ["http://a.example:81", "https://a.example:80", "http://b.example"] {
+            drop(slot(&pool, &key(other)));
+        }
+        let http = key("http://a.example");
+        let other_tls = HostRef { key: &http, tls: TlsId::position(0) };
+        assert!(matches!(pool.checkout(other_tls, Instant::now(), false), Checkout::Open(_)));
+    }
+
+    #[test]
+    fn what_comes_back_goes_to_the_first_in_line() {
+        let (pool, key) = (Pool::new(bounds(1, 4)), key("http://a.example"));
+        let (lease, number, ready) = open(slot(&pool, &key));
+        let (mut first, mut second) = (wait(&pool, &key), wait(&pool, &key));
+        assert_eq!(pool.stats(), stats(1, 0, 2));
+        finish(lease);
+        assert!(now_or_never(&mut second).is_none());
+        let Some(Grant::Connection(mut lease)) = now_or_never(&mut first) else { panic!("expected the connection") };
+        assert_eq!(lease.begin().unwrap().number, number);
+        ready.store(false, Ordering::SeqCst);
+        drop(lease);
+        assert!(
+            matches!(now_or_never(&mut second), Some(Grant::Slot(_))),
+            "a closed connection makes room for another"
+        );
+        drop((first, second));
+        assert!(pool.shared.hosts.pin().is_empty());
+    }
+
+    #[test]
+    fn one_who_left_the_line_is_passed_over_before_and_after_the_grant() {
+        let (pool, key) = (Pool::new(bounds(1, 4)), key("http://a.example"));
+        let (lease, ..) = open(slot(&pool, &key));
+        let (gone, granted, mut last) = (wait(&pool, &key), wait(&pool, &key), wait(&pool, &key));
+        drop(gone);
+        assert_eq!(pool.stats(), stats(1, 0, 2));
+        finish(lease);
+        // `granted` has the connection in hand, and leaves.
+        drop(granted);
+        let Some(Grant::Connection(lease)) = now_or_never(&mut last) else { panic!("expected the connection") };
+        drop(lease);
+        assert_eq!(pool.stats(), stats(1, 1, 0));
+    }
+
+    #[test]
+    fn a_granted_slot_that_nobody_takes_is_not_lost() {
+        let (pool, key) = (Pool::new(bounds(1, 4)), key("http://a.example"));
+        let held = slot(&pool, &key);
+        let (granted, mut last) = (wait(&pool, &key), wait(&pool, &key));
+        drop(held);
+        drop(granted);
+        assert!(matches!(now_or_never(&mut last), Some(Grant::Slot(_))));
+        drop(last);
+        assert!(pool.shared.hosts.pin().is_empty());
+    }
+
+    #[test]
+    fn a_used_connection_comes_back_only_by_finishing() {
+        let (pool, key) = (Pool::new(bounds(4, 4)), key("http://a.example"));
+        let (mut lease, ..) = open(slot(&pool, &key));
+        lease.begin();
+        drop(lease);
+        assert_eq!(pool.stats(), PoolStats::default());
+    }
+
+    #[test]
+    fn no_more_than_the_bound_stay_idle() {
+        let (pool, key) = (Pool::new(bounds(4, 1)), key("http://a.example"));
+        let (one, _, _) = open(slot(&pool, &key));
+        let (two, _, _) = open(slot(&pool, &key));
+        finish(one);
+        finish(two);
+        assert_eq!(pool.stats(), stats(1, 1, 0));
+    }
+
+    #[test]
+    fn idle_old_and_dead_connections_are_not_used() {
+        let mut bounds = bounds(4, 4);
+        bounds.max_lifetime = Duration::from_secs(300);
+        let (pool, key) = (Pool::new(bounds), key("http://a.example"));
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let host = HostRef { key: &key, tls: TlsId::PLAIN };
+        finish(open(slot(&pool, &key)).0);
+        assert!(matches!(pool.checkout(host, at(59), false), Checkout::Reuse(_)));
+        assert!(matches!(pool.checkout(host, at(61), false), Checkout::Open(_)));
+        let (lease, _, ready) = open(slot(&pool, &key));
+        finish(lease);
+        ready.store(false, Ordering::SeqCst);
+        assert!(matches!(pool.checkout(host, at(0), false), Checkout::Open(_)));
+        let (mut lease, ..) = open(slot(&pool, &key));
+        lease.opened -= Duration::from_secs(301);
+        finish(lease);
+        assert_eq!(pool.stats(), PoolStats::default());
+        finish(open(slot(&pool, &key)).0);
+        pool.shared.sweep(at(59));
+        assert_eq!(pool.stats(), stats(1, 1, 0));
+        pool.shared.sweep(at(61));
+        assert_eq!(pool.stats(), PoolStats::default());
+    }
+
+    #[test]
+    fn a_fresh_connection_takes_the_place_of_an_idle_one() {
+        let (pool, key) = (Pool::new(bounds(1, 4)), key("http://a.example"));
+        finish(open(slot(&pool, &key)).0);
+        let host = HostRef { key: &key, tls: TlsId::PLAIN };
+        let Checkout::Wait(mut waiting) = pool.checkout(host, Instant::now(), true) else { panic!("expected to wait") };
+        assert!(matches!(now_or_never(&mut waiting), Some(Grant::Slot(_))));
     }
 }

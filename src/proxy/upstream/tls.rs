@@ -20,14 +20,18 @@ use tokio_rustls::client::TlsStream;
 use crate::config::settings::{self, Tls, TlsVersion};
 use crate::proxy::error::{ErrorKind, ProxyError};
 
-/// Which configuration a connection was made with: part of what a pooled connection is found by. Plain connections have the
-/// first.
+/// Which configuration a connection was made with: part of what a pooled connection is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TlsId(usize);
 
 impl TlsId {
     /// No TLS.
     pub(super) const PLAIN: Self = Self(usize::MAX);
+
+    /// The configuration at a position.
+    pub(super) const fn position(at: usize) -> Self {
+        Self(at)
+    }
 }
 
 /// Every TLS configuration in use.
@@ -88,7 +92,7 @@ impl TlsClients {
 
     /// The identity of `tls`, if it was prepared.
     pub(super) fn find(&self, tls: &Tls) -> Option<TlsId> {
-        self.clients.load().iter().position(|(known, _)| known == tls).map(TlsId)
+        self.clients.load().iter().position(|(known, _)| known == tls).map(TlsId::position)
     }
 
     /// Agrees on TLS with `host` over `stream`.
