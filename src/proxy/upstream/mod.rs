@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::client::conn::http1;
@@ -181,8 +181,8 @@ where
     /// Sends one request whose URI is in origin-form already and whose headers, `Host` included, are final. Extensions are
     /// passed on to hyper (`on_informational`, header case). Dropping the future closes the connection it used.
     ///
-    /// With a 101, `hyper::upgrade::on` the response gives the connection; whether the request asked for it is the caller's
-    /// to check. An upgraded connection no longer counts for the pool.
+    /// With a 101, `hyper::upgrade::on` the response gives the connection; a 101 to a request without `Upgrade` is an error.
+    /// An upgraded connection no longer counts for the pool.
     ///
     /// # Errors
     /// Every kind of the stages destination to head, and what the request body reported: a [`ProxyError`] of its own, else
@@ -191,6 +191,7 @@ where
         let mut request = request;
         *request.version_mut() = Version::HTTP_11;
         let timeouts = &to.host.timeouts;
+        let asked_upgrade = request.headers().contains_key(UPGRADE);
         let mut again = false;
         loop {
             let (mut lease, reused) = match self.acquire(to, again).await {
@@ -209,7 +210,12 @@ where
                 return Err(SendError { error, request: None });
             };
             let mut failure = match answered {
-                Ok(response) => return Ok(deliver(response, lease, to.host)),
+                Ok(response) => {
+                    return match check_head(&response, asked_upgrade) {
+                        Ok(()) => Ok(deliver(response, lease, to.host)),
+                        Err(error) => Err(SendError { error, request: None }),
+                    };
+                }
                 Err(failure) => failure,
             };
             let unsent = failure.take_message().map(|message| message.map(Outgoing::into_inner));
@@ -299,6 +305,30 @@ where
         let line = Line { sender, task: task.abort_handle(), in_order: false };
         Ok(place.lease(line))
     }
+}
+
+/// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
+/// for.
+fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
+    let refuse = |why: &'static str| Err(ProxyError::new(ErrorKind::UpstreamProtocol, why));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
+        return refuse("a response with status 101 to a request without `Upgrade`");
+    }
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
+        return refuse("a response with several values of `Content-Length`");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if length.is_some() {
+        return refuse("a response with both `Content-Length` and `Transfer-Encoding`");
+    }
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return refuse("a response with a `Transfer-Encoding` other than `chunked`");
+    }
+    Ok(())
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.
