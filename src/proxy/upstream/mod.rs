@@ -13,6 +13,7 @@ mod dial;
 mod exchange;
 mod pool;
 mod resolve;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -35,6 +36,7 @@ use tokio::net::TcpStream;
 use self::exchange::{Line, Outgoing, await_head};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
 use self::resolve::Resolver;
+use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
@@ -293,8 +295,11 @@ where
             tokio::spawn(self.pool.sweeper().run());
         }
         let internal = |detail: String| ProxyError::new(ErrorKind::Internal, detail);
-        let (sender, connection) =
-            self.http.handshake(TokioIo::new(stream)).await.map_err(|error| internal(error.to_string()))?;
+        let (sender, connection) = self
+            .http
+            .handshake(TokioIo::new(Patient::new(stream)))
+            .await
+            .map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {

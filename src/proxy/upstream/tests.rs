@@ -595,6 +595,27 @@ async fn an_early_response_is_delivered_and_its_connection_closed() {
     until("it is closed", || upstreams.stats() == PoolStats::default()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_is_not_lost_when_the_upstream_closes_on_an_upload() {
+    static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+    let answer = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\nno";
+    let origin = Origin::new(move |mut stream, number| async move {
+        head(&mut stream).await?;
+        let mut some = vec![0; (number % 50) * 10_000];
+        stream.read_exact(&mut some).await?;
+        stream.write_all(answer.as_bytes()).await
+    })
+    .await;
+    let upstreams = upstreams();
+    for _ in 0..200 {
+        let upload = put((0..1000).map(|_| Step::Data(&PIECE)));
+        let response = send_as(&upstreams, &origin.key, &host(), upload).await.unwrap();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(body(response).await.unwrap(), "no");
+    }
+    until("all is closed", || upstreams.stats() == PoolStats::default()).await;
+}
+
 #[tokio::test]
 async fn an_upgraded_connection_carries_bytes_and_leaves_the_pool() {
     let origin = Origin::new(|mut stream, _| async move {
