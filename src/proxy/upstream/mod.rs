@@ -152,7 +152,14 @@ impl<B: Send + 'static> Upstreams<B> {
     /// When a CA file cannot be read or has no certificate in it; what was ready stays so.
     pub fn prepare(&self, hosts: &Hosts) -> Result<(), TlsSetupError> {
         self.inner.tls.prepare(&hosts.defaults.tls)?;
-        hosts.hosts.iter().try_for_each(|host| self.inner.tls.prepare(&host.settings.tls))
+        for host in &hosts.hosts {
+            self.inner.tls.prepare(&host.settings.tls)?;
+            if host.settings.tls.insecure {
+                let patterns: Vec<&str> = host.patterns.iter().map(|pattern| pattern.text.as_str()).collect();
+                tracing::warn!(?patterns, "`tls.insecure`: the certificates of these hosts are not verified");
+            }
+        }
+        Ok(())
     }
 
     /// What the pool holds now.

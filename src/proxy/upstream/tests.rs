@@ -275,6 +275,21 @@ async fn requests_in_turn_share_a_connection() {
 }
 
 #[tokio::test]
+async fn interim_responses_reach_the_callers_callback() {
+    let origin =
+        Origin::answering("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let mut request = get();
+    hyper::ext::on_informational(&mut request, move |interim| {
+        count.fetch_add(usize::from(interim.status().as_u16()), Ordering::SeqCst);
+    });
+    send_as(&upstreams(), &origin.key, &host(), request).await.unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 103);
+}
+
+#[tokio::test]
 async fn a_connection_that_says_close_is_closed() {
     for answer in [
         "HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 2\r\n\r\nok",
