@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::hosts::Index;
 use crate::core::key::{Key, Scheme};
 use crate::core::policy::Policy;
 
@@ -223,6 +224,8 @@ pub struct Hosts {
     pub defaults: Arc<HostSettings>,
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
+    /// The patterns, by what they name; see [`Hosts::new`].
+    pub(super) index: Index,
 }
 
 /// One `[[host]]`.
