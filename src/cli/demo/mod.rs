@@ -27,6 +27,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::termios::tcgetwinsize;
 use tokio::time::MissedTickBehavior;
 
 use self::figures::{Figures, Plan, Side, Watch};
@@ -112,7 +113,9 @@ impl Screen {
     fn of_stdout() -> Self {
         let stdout = io::stdout();
         let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal.is_empty() || terminal == "dumb");
-        if stdout.is_terminal() && !dumb { Self::Live { colour: super::colour(&stdout) } } else { Self::Plain }
+        // A terminal that does not say its height has one that is enough, as a rule.
+        let low = tcgetwinsize(&stdout).is_ok_and(|size| (1..=picture::HEIGHT).contains(&size.ws_row));
+        if stdout.is_terminal() && !dumb && !low { Self::Live { colour: super::colour(&stdout) } } else { Self::Plain }
     }
 
     fn open(self, plan: &Plan) -> Result<(), Error> {

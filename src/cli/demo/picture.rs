@@ -11,6 +11,9 @@ use super::peer::{SLICE, Slice};
 /// The height of a panel.
 const ROWS: u64 = 4;
 
+/// How many lines [`panels`] has.
+pub(super) const HEIGHT: u16 = 17;
+
 /// The width of what stands before the first column.
 const MARGIN: usize = 10;
 
@@ -56,7 +59,7 @@ pub(super) fn story(plan: &Plan) -> Vec<String> {
     lines
 }
 
-/// Both panels and their legend. The number of lines is always the same.
+/// Both panels and their legend: always [`HEIGHT`] lines.
 pub(super) fn panels(figures: &Figures, colour: bool) -> Vec<String> {
     let unit = unit(figures);
     let mut lines = panel("WITHOUT holdoff", &figures.without, figures, unit, colour);
@@ -272,6 +275,7 @@ good answer came 2.1 s after the first 429.";
     fn what_has_not_happened_yet_is_blank_and_the_height_stays() {
         let mut figures = figures();
         let full = panels(&figures, false).len();
+        assert_eq!(full, usize::from(HEIGHT));
         figures.elapsed = Duration::from_millis(600);
         figures.with.books.slices.truncate(2);
         let lines = panels(&figures, false);
