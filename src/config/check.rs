@@ -14,7 +14,7 @@ use crate::core::policy::PolicyError;
 const MAX_SHADOWED: usize = 20;
 
 /// Checks the addresses of every listener: who can reach them, and that no two are the same.
-pub(super) fn listeners(reader: &mut Reader<'_>, settings: &Settings) {
+pub(super) fn listeners(reader: &mut Reader<'_>, settings: &Settings, reverse_keys: &[String]) {
     let mut taken: Vec<Taken> = Vec::new();
     let listen = &settings.listen;
     for (index, address) in listen.address.iter().enumerate() {
@@ -35,11 +35,13 @@ pub(super) fn listeners(reader: &mut Reader<'_>, settings: &Settings) {
         && admits_everyone(&listen.clients)
         && listen.address.iter().any(|address| !is_loopback(address.ip()))
     {
-        reader.warnings.push("`[listen] clients` names every address: anyone who can reach the proxy may use it".to_owned());
+        reader
+            .warnings
+            .push("`[listen] clients` names every address: anyone who can reach the proxy may use it".to_owned());
     }
-    for (number, reverse) in settings.reverse.iter().enumerate() {
+    for (reverse, key) in settings.reverse.iter().zip(reverse_keys) {
         for (index, address) in reverse.address.iter().enumerate() {
-            let place = Listener { what: "a `[[reverse]]`", key: format!("reverse.{number}.address"), index };
+            let place = Listener { what: "a `[[reverse]]`", key: key.clone(), index };
             if !is_loopback(address.ip()) && reverse.clients.is_empty() {
                 let message = format!("`{}` would be open to everyone who can reach `{address}`", reverse.upstream);
                 let error = Diagnostic::new(reader.place_at(&place.key, Some(index)), message);
@@ -145,12 +147,22 @@ pub(super) fn patterns(reader: &mut Reader<'_>, hosts: &Hosts) {
     }
 }
 
-/// Makes an error of a policy's refusal, at the key it names, or at another one it names that was said.
-pub(super) fn policy(reader: &mut Reader<'_>, section: &Section<'_>, error: &PolicyError) {
+/// Makes an error of a policy's refusal, at the key it names, or at another one it names that was said. One that is only
+/// inherited was reported where it stands.
+pub(super) fn policy(reader: &mut Reader<'_>, section: &Section<'_>, error: &PolicyError, good_before: bool) {
     let others = error.expected.split('`').skip(1).step_by(2);
-    let keys = std::iter::once(error.key).chain(others);
     let extra = (error.key == "signals.statuses").then_some("signals.unavailable");
-    let place = keys.chain(extra).find_map(|key| reader.place_at(&section.key(key), None));
-    let place = place.or_else(|| reader.place_of_table(section));
-    reader.errors.push(Diagnostic::new(place, error.to_string()));
+    let keys: Vec<&str> = std::iter::once(error.key).chain(others).chain(extra).collect();
+    let place = keys.iter().find_map(|key| reader.place_at(&section.key(key), None));
+    if place.is_none() && !good_before {
+        return;
+    }
+    let mut diagnostic = Diagnostic::new(place.or_else(|| reader.place_of_table(section)), error.to_string());
+    for key in &keys {
+        let inherited = || reader.shown(&format!("defaults.{key}"));
+        if let Some((value, origin)) = reader.shown(&section.key(key)).or_else(inherited) {
+            diagnostic = diagnostic.note(&format!("`{key}` is {value} ({origin})"), None);
+        }
+    }
+    reader.errors.push(diagnostic);
 }

@@ -46,7 +46,7 @@ impl Source {
         let line = self.line(range.start);
         let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
         let end = self.starts.get(line).map_or(self.text.len(), |next| next.saturating_sub(1));
-        let whole = self.text.get(start..end).unwrap_or_default();
+        let whole = self.text.get(start..end).unwrap_or_default().trim_end_matches('\r');
         let before = self.text.get(start..range.start.min(end)).unwrap_or_default().chars().count();
         let width = self.text.get(range.start.min(end)..range.end.min(end)).unwrap_or_default().chars().count();
         let (snippet, caret) = window(&mask_credentials(whole), before);
@@ -76,7 +76,8 @@ fn window(line: &str, column: usize) -> (String, usize) {
     (shown, caret)
 }
 
-fn visible(c: char) -> char {
+/// The character, or one that shows there was one that does something else than being shown.
+pub(super) fn visible(c: char) -> char {
     match c {
         '\t' => ' ',
         c if c.is_control() => '\u{fffd}',
@@ -86,25 +87,27 @@ fn visible(c: char) -> char {
     }
 }
 
-/// Hides what stands between `://` and `@`, character by character so that columns hold.
+/// Hides what stands before an `@`, as a user and a password in a URL do, character by character so that columns hold.
+/// Rather too much than too little: a password may hold a `/` that ends it for a parser, but not for a reader.
 pub(super) fn mask_credentials(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        masked.push_str(before);
-        masked.push_str("://");
-        let end = after.find(['/', '?', '#', '"', '\'', ' ', ',']).unwrap_or(after.len());
-        let authority = after.get(..end).unwrap_or_default();
-        if let Some((user, host)) = authority.rsplit_once('@') {
-            masked.extend(user.chars().map(|_| '*'));
-            masked.push('@');
-            masked.push_str(host);
-        } else {
-            masked.push_str(authority);
-        }
-        rest = after.get(end..).unwrap_or_default();
+    for token in text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`')) {
+        let Some((secret, rest)) = token.rsplit_once('@') else {
+            masked.push_str(token);
+            continue;
+        };
+        let secret = match secret.split_once("://") {
+            Some((scheme, secret)) => {
+                masked.push_str(scheme);
+                masked.push_str("://");
+                secret
+            }
+            None => secret,
+        };
+        masked.extend(secret.chars().map(|_| '*'));
+        masked.push('@');
+        masked.push_str(rest);
     }
-    masked.push_str(rest);
     masked
 }
 
@@ -153,7 +156,7 @@ impl Place {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Box<Place>>,
     pub(super) message: String,
     pub(super) notes: Vec<String>,
     pub(super) help: Option<String>,
@@ -161,7 +164,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub(super) fn new(place: Option<Place>, message: impl Into<String>) -> Self {
-        Self { place, message: message.into(), notes: Vec::new(), help: None }
+        Self { place: place.map(Box::new), message: message.into(), notes: Vec::new(), help: None }
     }
 
     /// A mend.
@@ -186,7 +189,7 @@ impl Diagnostic {
 
     /// Where.
     pub fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
+        self.place.as_deref()
     }
 
     /// The mend, when there is one.
@@ -200,7 +203,7 @@ impl fmt::Display for Diagnostic {
         let message: String = mask_credentials(&self.message).chars().map(visible).collect();
         writeln!(f, "error: {message}")?;
         let mut gutter = 1;
-        match &self.place {
+        match self.place() {
             Some(Place::Text { file, line, column, snippet, caret }) => {
                 gutter = line.to_string().len();
                 let carets = "^".repeat(caret.len().max(1));
@@ -216,7 +219,7 @@ impl fmt::Display for Diagnostic {
             writeln!(f, "{:gutter$} = note: {note}", "")?;
         }
         if let Some(help) = &self.help {
-            writeln!(f, "{:gutter$} = help: {help}", "")?;
+            writeln!(f, "{:gutter$} = help: {}", "", mask_credentials(help))?;
         }
         Ok(())
     }
@@ -242,6 +245,11 @@ impl ConfigErrors {
         self.errors.is_empty()
     }
 
+    /// Whether further errors are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_ERRORS
+    }
+
     /// The errors, in the order of the places in the file.
     pub fn errors(&self) -> &[Diagnostic] {
         &self.errors
@@ -253,8 +261,8 @@ impl ConfigErrors {
     }
 
     pub(super) fn sort(&mut self) {
-        self.errors.sort_by_key(|error| match error.place {
-            Some(Place::Text { line, column, .. }) => (line, column),
+        self.errors.sort_by_key(|error| match error.place() {
+            Some(Place::Text { line, column, .. }) => (*line, *column),
             _ => (usize::MAX, 0),
         });
     }
@@ -304,7 +312,8 @@ mod tests {
     #[test]
     fn a_diagnostic_shows_file_line_column_and_a_caret_under_the_culprit() {
         let source = Source::new("holdoff.toml", "[listen]\nadress = 1\n".to_owned());
-        let error = Diagnostic::new(Some(source.place(&(9..15))), "unknown key `adress`").help("did you mean `address`?");
+        let error =
+            Diagnostic::new(Some(source.place(&(9..15))), "unknown key `adress`").help("did you mean `address`?");
         assert_eq!(
             error.to_string(),
             "error: unknown key `adress`\n --> holdoff.toml:2:1\n  |\n2 | adress = 1\n  | ^^^^^^\n  = help: did you mean \
@@ -331,8 +340,13 @@ mod tests {
 
     #[test]
     fn credentials_in_urls_are_masked_in_place() {
-        let line = "upstream = \"https://user:pass@peer.example/x@y\", \"http://ok\"";
-        assert_eq!(mask_credentials(line), "upstream = \"https://*********@peer.example/x@y\", \"http://ok\"");
+        for (line, shown) in [
+            ("upstream = \"https://user:pass@peer.example/\"", "upstream = \"https://*********@peer.example/\""),
+            ("upstream = \"user:p/w@peer.example\" # x", "upstream = \"********@peer.example\" # x"),
+            ("a = \"http://ok\"", "a = \"http://ok\""),
+        ] {
+            assert_eq!(mask_credentials(line), shown);
+        }
     }
 
     #[test]

@@ -110,7 +110,9 @@ fn load_or(sources: &Sources, default_file: &Path) -> Result<Loaded, ConfigError
             None => {
                 let place = Place::File { file: path.clone(), line: None };
                 let error = Diagnostic::new(Some(place), "expected a configuration file, found none");
-                return Err(error.help("without `--config` the defaults hold; `holdoff config default` prints a file").into());
+                return Err(error
+                    .help("without `--config` the defaults hold; `holdoff config default` prints a file")
+                    .into());
             }
         },
         None => open(default_file)?,
@@ -168,3 +170,6 @@ fn syntax(source: &Source, error: &toml::de::Error) -> Diagnostic {
     let message = error.message().lines().collect::<Vec<_>>().join(", ");
     Diagnostic::new(place, format!("the file is not TOML: {message}"))
 }
+
+#[cfg(test)]
+mod tests;

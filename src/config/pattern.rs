@@ -289,7 +289,9 @@ mod tests {
     #[test]
     fn an_upstream_is_a_url_without_credentials_and_query() {
         assert_eq!(Upstream::parse("https://api.example.com/").unwrap().path, "");
-        for text in ["api.example.com", "ftp://a.example", "https://u:p@a.example", "https://a.example/?x", "https://a/../b"] {
+        for text in
+            ["api.example.com", "ftp://a.example", "https://u:p@a.example", "https://a.example/?x", "https://a/../b"]
+        {
             assert!(Upstream::parse(text).is_err(), "{text}");
         }
     }

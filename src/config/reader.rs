@@ -36,6 +36,8 @@ pub(super) enum Origin {
 struct Known {
     origin: Origin,
     elements: Vec<Range<usize>>,
+    /// Whether a value was refused.
+    refused: bool,
 }
 
 /// A key nobody asked for.
@@ -70,7 +72,7 @@ pub(super) struct Section<'a> {
     place: Option<Range<usize>>,
     known: Vec<&'static str>,
     /// Keys that are absent are taken from elsewhere, and shown so.
-    inherits: bool,
+    pub(super) inherits: bool,
 }
 
 impl Section<'_> {
@@ -96,7 +98,7 @@ impl<'a> Reader<'a> {
 
     /// The whole document.
     pub(super) fn root(&self, table: Option<&'a DeTable<'a>>) -> Section<'a> {
-        let label = "the configuration".to_owned();
+        let label = "the top level".to_owned();
         Section { path: String::new(), label, table, place: None, known: Vec::new(), inherits: false }
     }
 
@@ -113,8 +115,8 @@ impl<'a> Reader<'a> {
             known: Vec::new(),
             inherits: parent.inherits,
         };
-        match parent.table.and_then(|table| table.get(name)) {
-            Some(value) => match value.get_ref() {
+        if let Some(value) = parent.table.and_then(|table| table.get(name)) {
+            match value.get_ref() {
                 DeValue::Table(table) => {
                     section.table = Some(table);
                     section.place = Some(value.span());
@@ -124,8 +126,7 @@ impl<'a> Reader<'a> {
                     let error = Diagnostic::new(self.place(&value.span()), message);
                     self.errors.push(error.help(format!("write `{}` and its keys below", section.label)));
                 }
-            },
-            None => {}
+            }
         }
         self.open(&section);
         section
@@ -187,7 +188,9 @@ impl<'a> Reader<'a> {
         let (value, origin) = self.said(section, name, &|_: &T| Ok(()));
         let said = value.is_some();
         let value = value.or(inherited);
-        self.show(section, name, value.as_ref().map(Setting::to_toml), origin, said);
+        if said || !section.inherits {
+            self.show(section, name, value.as_ref().map(Setting::to_toml), &origin);
+        }
         value
     }
 
@@ -216,7 +219,9 @@ impl<'a> Reader<'a> {
         let (value, origin) = self.said(section, name, &check);
         let said = value.is_some();
         let value = value.unwrap_or(default);
-        self.show(section, name, Some(value.to_toml()), origin, said);
+        if said || !section.inherits {
+            self.show(section, name, Some(value.to_toml()), &origin);
+        }
         value
     }
 
@@ -247,6 +252,7 @@ impl<'a> Reader<'a> {
                     let at = mismatch.element.and_then(|index| known.elements.get(index)).unwrap_or(&span);
                     let place = self.place(at);
                     self.mismatch(place, name, mismatch);
+                    known.refused = true;
                 }
             }
             known.origin = Origin::File(span);
@@ -260,13 +266,19 @@ impl<'a> Reader<'a> {
             });
             match read {
                 Ok(value) => said = Some(value),
-                Err(mismatch) => self.mismatch(place, name, mismatch),
+                Err(mismatch) => {
+                    self.mismatch(place, name, mismatch);
+                    known.refused = true;
+                }
             }
             known.origin = each.origin.clone();
             known.elements.clear();
         }
         let origin = known.origin.clone();
-        self.known.insert(path, known);
+        // What nobody said is not worth remembering once for each host.
+        if origin != Origin::Default {
+            self.known.insert(path, known);
+        }
         (said, origin)
     }
 
@@ -278,6 +290,7 @@ impl<'a> Reader<'a> {
         inherited: Vec<T>,
     ) -> Vec<T> {
         let path = section.key(name);
+        let before = self.errors.count();
         let mut values = Vec::new();
         let mut elements = Vec::new();
         let overrides = std::mem::take(&mut self.overrides);
@@ -304,8 +317,13 @@ impl<'a> Reader<'a> {
             last = each.origin.clone();
         }
         let text = if origins.is_empty() { self.origin_text(&last) } else { origins.join(", ") };
-        self.show_as(section, name, Some(values.to_toml()), text, said);
-        self.known.insert(path, Known { origin: last, elements });
+        if said || !section.inherits {
+            self.show_as(section, name, Some(values.to_toml()), text);
+        }
+        let refused = self.errors.count() > before;
+        if last != Origin::Default {
+            self.known.insert(path, Known { origin: last, elements, refused });
+        }
         values
     }
 
@@ -318,40 +336,35 @@ impl<'a> Reader<'a> {
         });
     }
 
-    fn show(&mut self, section: &Section<'_>, name: &'static str, value: Option<String>, origin: Origin, said: bool) {
-        let origin = self.origin_text(&origin);
-        self.show_as(section, name, value, origin, said);
+    fn show(&mut self, section: &Section<'_>, name: &'static str, value: Option<String>, origin: &Origin) {
+        let origin = self.origin_text(origin);
+        self.show_as(section, name, value, origin);
     }
 
-    fn show_as(
-        &mut self,
-        section: &Section<'_>,
-        name: &'static str,
-        value: Option<String>,
-        origin: String,
-        said: bool,
-    ) {
-        if !said && section.inherits {
-            return;
-        }
+    fn show_as(&mut self, section: &Section<'_>, name: &'static str, value: Option<String>, origin: String) {
         if let Some(table) = self.effective.tables.iter_mut().rev().find(|table| table.path == section.path) {
             table.lines.push(Line { name, value, origin });
         }
     }
 
-    /// Notes a `[[reverse]]` that a flag or the environment added.
-    pub(super) fn add_reverse(&mut self, from: &Override, number: usize, address: String, upstream: String) {
+    /// Notes a `[[reverse]]` that a flag or the environment added, and gives the key of its address.
+    pub(super) fn add_reverse(&mut self, from: &Override, address: String, upstream: String) -> String {
         let origin = self.origin_text(&from.origin);
-        let path = format!("reverse.{number}");
+        let path = format!("reverse.{}", self.effective.tables.len());
+        let key = format!("{path}.address");
         for name in ["address", "upstream"] {
-            let known = Known { origin: from.origin.clone(), elements: Vec::new() };
+            let known = Known { origin: from.origin.clone(), ..Known::default() };
             self.known.insert(format!("{path}.{name}"), known);
         }
-        let lines = [("address", address), ("upstream", upstream)]
-            .map(|(name, value)| Line { name, value: Some(value), origin: origin.clone() });
+        let lines = [("address", address), ("upstream", upstream)].map(|(name, value)| Line {
+            name,
+            value: Some(value),
+            origin: origin.clone(),
+        });
         let table =
             Table { path, header: "[[reverse]]".to_owned(), inherits: false, lines: lines.into_iter().collect() };
         self.effective.tables.push(table);
+        key
     }
 
     /// Overrides of a key that adds to what the file says, with their places.
@@ -409,6 +422,19 @@ impl<'a> Reader<'a> {
         self.origin(path) != Origin::Default
     }
 
+    /// Whether a value of the key was refused: what follows from it is not worth an error.
+    pub(super) fn is_refused(&self, path: &str) -> bool {
+        self.known.get(path).is_some_and(|known| known.refused)
+    }
+
+    /// The effective value of a key and its origin, as shown.
+    pub(super) fn shown(&self, path: &str) -> Option<(&str, &str)> {
+        let (table, name) = path.rsplit_once('.')?;
+        let table = self.effective.tables.iter().rev().find(|each| each.path == table)?;
+        let line = table.lines.iter().find(|line| line.name == name)?;
+        Some((line.value.as_deref()?, &line.origin))
+    }
+
     pub(super) fn origin(&self, path: &str) -> Origin {
         self.known.get(path).map(|known| known.origin.clone()).unwrap_or_default()
     }
@@ -428,7 +454,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn place(&self, range: &Range<usize>) -> Option<Place> {
-        self.source.map(|source| source.place(range))
+        // Finding a place reads its line, which may be the whole file.
+        self.source.filter(|_| !self.errors.is_full()).map(|source| source.place(range))
     }
 
     pub(super) fn place_of(&self, origin: &Origin) -> Option<Place> {

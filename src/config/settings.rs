@@ -94,7 +94,8 @@ pub struct Reverse {
     pub host_from_upstream: bool,
     /// Whether `Location` is mapped back to us.
     pub rewrite_location: bool,
-    /// Who may connect; empty: anyone who can reach the address.
+    /// Who may connect; empty: anyone who can reach the address, which is then on loopback. Elsewhere those of `[listen]` are
+    /// already here if the table names none of its own.
     pub clients: Vec<IpNet>,
 }
 

@@ -66,12 +66,14 @@ impl fmt::Display for Effective {
                 writeln!(f)?;
             }
             writeln!(f, "{}", table.header)?;
-            for line in &table.lines {
-                line.write(f, "")?;
+            let base = self.base(table).map(|base| base.lines.as_slice()).unwrap_or_default();
+            for own in table.lines.iter().filter(|own| base.iter().all(|line| line.name != own.name)) {
+                own.write(f, "")?;
             }
-            for line in self.base(table).map(|base| base.lines.as_slice()).unwrap_or_default() {
-                if table.lines.iter().all(|own| own.name != line.name) {
-                    line.write(f, "[defaults] ")?;
+            for line in base {
+                match table.lines.iter().find(|own| own.name == line.name) {
+                    Some(own) => own.write(f, "")?,
+                    None => line.write(f, "[defaults] ")?,
                 }
             }
         }

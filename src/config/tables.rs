@@ -34,7 +34,7 @@ fn more_than_zero(value: &Duration) -> Result<(), String> {
 /// Reads every table, then checks what only shows when they stand together.
 pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Settings {
     let listen = listen(reader, root);
-    let reverse = reverse(reader, root, &listen);
+    let (reverse, reverse_keys) = reverse(reader, root, &listen);
     let admin = admin(reader, root);
     let metrics = metrics(reader, root);
     let log = log(reader, root);
@@ -43,14 +43,13 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     let hosts = hosts(reader, root);
     let limits = limits(reader, root);
     let shutdown = shutdown(reader, root);
-    let mut settings =
-        Settings { listen, reverse, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+    let mut settings = Settings { listen, reverse, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
     settings.egress.allow_private = match private {
         Private::Auto => settings.all_loopback(),
         Private::Allow => true,
         Private::Deny => false,
     };
-    check::listeners(reader, &settings);
+    check::listeners(reader, &settings, &reverse_keys);
     check::patterns(reader, &settings.hosts);
     settings
 }
@@ -77,8 +76,10 @@ fn listen<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Listen {
     Listen { address, address_is_default, name, clients, auth, via }
 }
 
-fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen) -> Vec<Reverse> {
+fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen) -> (Vec<Reverse>, Vec<String>) {
     let mut found = Vec::new();
+    // The keys of their addresses: one that was refused is left out of what was found.
+    let mut keys = Vec::new();
     for mut section in reader.list(root, "reverse", false) {
         reader.open(&section);
         let s = &mut section;
@@ -91,16 +92,15 @@ fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen)
         let (address_key, upstream_key) = (s.key("address"), s.key("upstream"));
         if address.is_empty() && !reader.is_said(&address_key) {
             reader.missing(s, "address", "[\"127.0.0.1:4300\"]");
-        } else if address.is_empty() && reader.errors.is_empty() {
+        } else if address.is_empty() && !reader.is_refused(&address_key) {
             let place = reader.place_at(&address_key, None);
             reader.errors.push(Diagnostic::new(place, "`address`: expected at least one address, found none"));
         }
         if !reader.is_said(&upstream_key) {
             reader.missing(s, "upstream", "\"https://api.example.com\"");
         }
-        // One without an upstream is left out, which shifts the numbers of those behind it: after an error only their places
-        // in later errors could be wrong, so those are not looked for then.
         if let Some(ReverseUpstream { key, path: upstream_path }) = upstream {
+            keys.push(address_key);
             found.push(Reverse {
                 address,
                 upstream: key,
@@ -123,7 +123,7 @@ fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen)
         };
         match read {
             Ok((address, upstream)) => {
-                reader.add_reverse(each, found.len(), address.to_toml(), upstream.to_toml());
+                keys.push(reader.add_reverse(each, address.to_toml(), upstream.to_toml()));
                 found.push(Reverse {
                     address,
                     upstream: upstream.key,
@@ -146,7 +146,7 @@ fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen)
             each.clients.clone_from(&listen.clients);
         }
     }
-    found
+    (found, keys)
 }
 
 fn admin<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Admin {
@@ -222,7 +222,7 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
         platform_roots: reader.get(s, "platform_roots", true),
         ca_files: ca_files(reader, s, &[]),
     };
-    if !upstream.platform_roots && upstream.ca_files.is_empty() && reader.errors.is_empty() {
+    if !upstream.platform_roots && upstream.ca_files.is_empty() {
         reader.warnings.push(
             "`[upstream] platform_roots` is off and `ca_files` is empty: hosts without `ca_files` of their own cannot be \
              reached over https"
@@ -290,7 +290,7 @@ fn hosts<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts {
         let key = section.key("match");
         if !reader.is_said(&key) {
             reader.missing(&section, "match", "[\"peer.example\"]");
-        } else if patterns.is_empty() && reader.errors.is_empty() {
+        } else if patterns.is_empty() && !reader.is_refused(&key) {
             let place = reader.place_at(&key, None);
             reader.errors.push(Diagnostic::new(place, "`match`: expected at least one pattern, found none"));
         }
@@ -318,7 +318,7 @@ fn host_settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &
         breaker: breaker(reader, section, &base.policy.breaker),
     };
     if let Err(error) = policy.check() {
-        check::policy(reader, section, &error);
+        check::policy(reader, section, &error, base.policy.check().is_ok());
     }
     let policy = if policy == *base.policy { Arc::clone(&base.policy) } else { Arc::new(policy) };
     HostSettings {
@@ -415,15 +415,17 @@ fn answer<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Answer) 
     if answer.body.as_ref().is_some_and(|body| body.len() > MAX_BODY) {
         refuse("body", "at most 64 KiB");
     }
-    if answer.format == AnswerFormat::Custom && answer.body.is_none() && reader.errors.is_empty() {
+    if answer.format == AnswerFormat::Custom && answer.body.is_none() && !reader.is_refused(&s.key("body")) {
         let place = reader.place_at(&s.key("format"), None);
         let error = Diagnostic::new(place, "`format`: expected `body` beside the format `\"custom\"`, found none");
         reader.errors.push(error.help("add `body = \"…\"` and, if it is not plain text, `content_type`"));
     }
-    if answer.format != AnswerFormat::Custom {
+    // In `[defaults]` they may be meant for hosts that ask for the format.
+    if answer.format != AnswerFormat::Custom && s.inherits {
         for key in ["body", "content_type"] {
             if let Some(place) = reader.place_at(&s.key(key), None) {
-                let error = Diagnostic::new(Some(place), format!("`{key}`: expected beside `format = \"custom\"` only"));
+                let error =
+                    Diagnostic::new(Some(place), format!("`{key}`: expected beside `format = \"custom\"` only"));
                 reader.errors.push(error.help("add `format = \"custom\"`"));
             }
         }
@@ -487,10 +489,8 @@ fn limits<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Limits {
 fn shutdown<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Shutdown {
     let mut section = reader.section(root, "shutdown");
     let s = &mut section;
-    let shutdown = Shutdown {
-        delay: reader.get(s, "delay", Duration::ZERO),
-        grace: reader.get(s, "grace", seconds(25)),
-    };
+    let shutdown =
+        Shutdown { delay: reader.get(s, "delay", Duration::ZERO), grace: reader.get(s, "grace", seconds(25)) };
     reader.finish(section);
     shutdown
 }

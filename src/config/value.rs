@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::diagnostic::nearest;
+use super::diagnostic::{mask_credentials, nearest, visible};
 use super::settings::{AnswerFormat, ListenAddress, LogFormat, TlsVersion};
 use crate::core::policy::{Hintless, Ladder, Mode};
 
@@ -138,8 +138,9 @@ const COUNT: &str = "a whole number, 0 or more";
 impl Setting for u64 {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, Mismatch> {
         match value {
-            DeValue::Integer(number) => Self::from_str_radix(number.as_str(), number.radix())
-                .map_err(|_| Mismatch::new(COUNT, describe(value))),
+            DeValue::Integer(number) => {
+                Self::from_str_radix(number.as_str(), number.radix()).map_err(|_| Mismatch::new(COUNT, describe(value)))
+            }
             DeValue::String(text) if text.parse::<Self>().is_ok() => {
                 Err(Mismatch::new(COUNT, describe(value)).help(format!("write it without quotes: `{text}`")))
             }
@@ -318,6 +319,9 @@ impl Text for SocketAddr {
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         text.parse().map_err(|_| {
+            if let Some(address) = text.strip_prefix("http://") {
+                return Some(format!("write it without the scheme: `\"{}\"`", address.trim_end_matches('/')));
+            }
             if let Some(port) = text.strip_prefix("localhost:") {
                 return Some(format!("a name may mean several addresses; write `\"127.0.0.1:{port}\"`"));
             }
@@ -463,7 +467,11 @@ impl Setting for Headers {
                 .map_err(|_| Mismatch::new("the name of a header", quoted(text)))?;
             if OWN_HEADERS.contains(&name.as_str()) {
                 let mismatch = Mismatch::new("a header that holdoff does not set itself", quoted(text));
-                return Err(if name == "content-type" { mismatch.help("use the key `content_type`") } else { mismatch });
+                return Err(if name == "content-type" {
+                    mismatch.help("use the key `content_type`")
+                } else {
+                    mismatch
+                });
             }
             if headers.iter().any(|(other, _)| *other == name) {
                 return Err(Mismatch::new("each header once", format!("{} twice", quoted(text))));
@@ -545,6 +553,8 @@ pub(super) fn quote(text: &str) -> String {
 /// What was found, short enough for one line.
 pub(super) fn quoted(text: &str) -> String {
     const MOST: usize = 80;
+    // Masked before it is cut: half a password is not to be shown either.
+    let text: String = mask_credentials(text).chars().map(visible).collect();
     let cut: String = text.chars().take(MOST).collect();
     if cut.len() < text.len() { format!("`\"{cut}…\"`") } else { format!("`\"{cut}\"`") }
 }
