@@ -1,14 +1,19 @@
 //! `holdoff demo` as a user runs it: the figures are the peers' own, and follow what the peers do.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
 fn start(arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_holdoff"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdoff"));
+    for name in ["HOLDOFF_DEMO_SECONDS", "HOLDOFF_DEMO_NODES", "HOLDOFF_DEMO_LIMIT", "HOLDOFF_DEMO_JSON"] {
+        command.env_remove(name);
+    }
+    command
         .arg("demo")
         .args(arguments)
-        .env_remove("http_proxy")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,5 +1,7 @@
 //! `holdoff exec` as a user runs it: the command goes through a holdoff of its own and notices nothing else.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -16,6 +18,11 @@ fn exec(arguments: &[&str]) -> Command {
         ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY", "all_proxy"]
     {
         command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HOLDOFF_") {
+            command.env_remove(name);
+        }
     }
     // A group of its own: never in the foreground of the terminal a test may run in.
     command.process_group(0);
