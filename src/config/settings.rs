@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::core::key::{Key, Scheme};
 use crate::core::policy::Policy;
+
+pub use crate::synthetic::{Answer, AnswerFormat};
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -271,38 +272,6 @@ pub struct HostSettings {
     pub tls: Tls,
     /// Timeouts.
     pub timeouts: Timeouts,
-}
-
-/// `[defaults.answer]`
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The status of short-circuits; `None`: by reason.
-    pub status: Option<StatusCode>,
-    /// The largest `Retry-After` we say.
-    pub max_advertised: Option<Duration>,
-    /// The form of the body.
-    pub format: AnswerFormat,
-    /// The body of `custom`.
-    pub body: Option<String>,
-    /// The media type of `custom`.
-    pub content_type: Option<HeaderValue>,
-    /// Headers added to short-circuits.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Whether forwarded answers get our `Holdoff` header too.
-    pub annotate: bool,
-}
-
-/// `[defaults.answer] format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerFormat {
-    /// By `Accept`: plain text when asked for, else problem details.
-    Auto,
-    /// `application/problem+json` (RFC 9457).
-    Problem,
-    /// `text/plain`.
-    Text,
-    /// The policy's own body.
-    Custom,
 }
 
 /// `[defaults.tls]`

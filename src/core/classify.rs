@@ -1,1 +1,363 @@
-//! Response head → outcome.
+//! Response head → outcome (SPEC 2.8, 2.9): what a status and its fields mean for the key that was asked.
+//!
+//! Fields are read only where they can matter, which is on statuses that may be a signal; a good answer costs no more
+//! than its `Date`. Transport failures need no reading and are made where they happen.
+
+use http::header::{AGE, DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::decision::Reason;
+use super::policy::{Hintless, SignalRules};
+use super::signal::date::host_clock;
+use super::signal::retry_after::{self, Context};
+use super::signal::{Cause, Causes, Failure, Field, Hint, MAX_RECEIVED, Outcome, Signal, printable};
+use super::time::UnixTime;
+
+/// What a response head says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What it means for the key.
+    pub outcome: Outcome,
+    /// The status.
+    pub status: StatusCode,
+    /// The host's clock minus ours in milliseconds, where the response tells it.
+    pub clock_offset: Option<i64>,
+    /// The wait the host named, before any bound and whether or not it is trusted.
+    pub hint_seen: Option<Hint>,
+    retry_after: Causes,
+}
+
+impl Reading {
+    /// What was odd or could not be read, by field; each pair at most once.
+    pub fn errors(&self) -> impl Iterator<Item = (Field, Cause)> {
+        self.retry_after.iter().map(|cause| (Field::RetryAfter, cause))
+    }
+}
+
+/// Reads a final response head that arrived when our wall clock said `wall`.
+pub fn response(rules: &SignalRules, status: StatusCode, headers: &HeaderMap, wall: UnixTime) -> Reading {
+    let date = host_clock(values(headers, &DATE), values(headers, &AGE), wall);
+    let clock_offset = date.map(|date| offset(date, wall));
+    let is_limited = rules.statuses.contains(&status);
+    let fields = if is_limited || rules.unavailable.contains(&status) {
+        Fields::read(headers, &Context { wall, date, fractional: rules.fractional_seconds })
+    } else {
+        Fields::default()
+    };
+    let hint_seen = fields.hint();
+    let signal = |reason| {
+        Outcome::Signal(Signal {
+            reason,
+            // An untrusted hint says that the host wants a pause; how long, our ladder says.
+            hint: hint_seen.filter(|_| rules.trust_hints),
+            received: received(headers),
+        })
+    };
+    let outcome = match hint_seen {
+        None if is_limited && rules.hintless == Hintless::Ignore => Outcome::Neutral,
+        _ if is_limited => signal(Reason::RateLimited),
+        Some(_) => signal(Reason::Unavailable),
+        None => without_signal(status),
+    };
+    Reading { outcome, status, clock_offset, hint_seen, retry_after: fields.retry_after.causes }
+}
+
+/// What the fields about waiting say, family by family.
+#[derive(Default)]
+struct Fields {
+    retry_after: retry_after::Reading,
+}
+
+impl Fields {
+    fn read(headers: &HeaderMap, context: &Context) -> Self {
+        Self { retry_after: retry_after::read(values(headers, &RETRY_AFTER), context) }
+    }
+
+    /// The hint of the first family that has one. The order is that of SPEC 2.8: `Retry-After`, the vendor's reset, the
+    /// `t` of the IETF fields; after them the ladder, which is no hint.
+    fn hint(&self) -> Option<Hint> {
+        [self.retry_after.hint].into_iter().flatten().next()
+    }
+}
+
+fn without_signal(status: StatusCode) -> Outcome {
+    match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Outcome::Failing(Failure::Status(status.as_u16()))
+        }
+        status if status.is_server_error() => Outcome::Answered,
+        _ => Outcome::Success,
+    }
+}
+
+/// `Retry-After` as received, for people.
+fn received(headers: &HeaderMap) -> Option<Box<str>> {
+    let mut text = Vec::new();
+    for value in values(headers, &RETRY_AFTER) {
+        text.extend_from_slice(if text.is_empty() { b"Retry-After: " } else { b", " });
+        text.extend(value.iter().take(MAX_RECEIVED));
+        if text.len() >= MAX_RECEIVED {
+            break;
+        }
+    }
+    (!text.is_empty()).then(|| printable(&text, MAX_RECEIVED))
+}
+
+fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
+}
+
+fn offset(date: UnixTime, wall: UnixTime) -> i64 {
+    let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    millis(date).saturating_sub(millis(wall))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::core::decision::Source;
+
+    const WALL: UnixTime = UnixTime::from_secs(1_795_168_800); // 2026-11-20T10:00:00Z
+
+    fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    fn outcome(rules: &SignalRules, status: u16, retry_after: Option<&str>) -> Outcome {
+        let headers = headers(&retry_after.map(|value| (RETRY_AFTER, value)).into_iter().collect::<Vec<_>>());
+        response(rules, StatusCode::from_u16(status).unwrap(), &headers, WALL).outcome
+    }
+
+    fn signal(reason: Reason, secs: Option<u64>, received: Option<&str>) -> Outcome {
+        let hint = secs.map(|secs| Hint { wait: Duration::from_secs(secs), source: Source::RetryAfterSeconds });
+        Outcome::Signal(Signal { reason, hint, received: received.map(Into::into) })
+    }
+
+    #[test]
+    fn a_429_is_a_signal_with_or_without_a_hint() {
+        let rules = SignalRules::default();
+        assert_eq!(outcome(&rules, 429, None), signal(Reason::RateLimited, None, None));
+        assert_eq!(outcome(&rules, 429, Some("120")), signal(Reason::RateLimited, Some(120), Some("Retry-After: 120")));
+        assert_eq!(outcome(&rules, 429, Some("soon")), signal(Reason::RateLimited, None, Some("Retry-After: soon")));
+    }
+
+    #[test]
+    fn a_policy_may_name_more_statuses() {
+        let rules = SignalRules {
+            statuses: vec![StatusCode::TOO_MANY_REQUESTS, StatusCode::FORBIDDEN],
+            unavailable: vec![StatusCode::INTERNAL_SERVER_ERROR],
+            ..SignalRules::default()
+        };
+        assert_eq!(outcome(&rules, 403, None), signal(Reason::RateLimited, None, None));
+        assert_eq!(outcome(&rules, 500, Some("5")), signal(Reason::Unavailable, Some(5), Some("Retry-After: 5")));
+        assert_eq!(outcome(&rules, 500, None), Outcome::Answered);
+        assert_eq!(outcome(&rules, 503, Some("5")), Outcome::Failing(Failure::Status(503)), "no longer named");
+    }
+
+    #[test]
+    fn a_429_without_a_hint_can_mean_the_one_request() {
+        let rules = SignalRules { hintless: Hintless::Ignore, ..SignalRules::default() };
+        assert_eq!(outcome(&rules, 429, None), Outcome::Neutral);
+        assert_eq!(outcome(&rules, 429, Some("soon")), Outcome::Neutral);
+        assert_eq!(outcome(&rules, 429, Some("0")), signal(Reason::RateLimited, Some(0), Some("Retry-After: 0")));
+    }
+
+    #[test]
+    fn a_503_is_unavailable_with_a_hint_and_failing_without() {
+        let rules = SignalRules::default();
+        assert_eq!(outcome(&rules, 503, Some("30")), signal(Reason::Unavailable, Some(30), Some("Retry-After: 30")));
+        assert_eq!(outcome(&rules, 503, None), Outcome::Failing(Failure::Status(503)));
+        assert_eq!(outcome(&rules, 503, Some("later")), Outcome::Failing(Failure::Status(503)));
+    }
+
+    #[test]
+    fn statuses_that_are_no_signal_ignore_retry_after() {
+        let rules = SignalRules::default();
+        for (status, expected) in [
+            (200, Outcome::Success),
+            (204, Outcome::Success),
+            (301, Outcome::Success),
+            (307, Outcome::Success),
+            (401, Outcome::Success),
+            (403, Outcome::Success),
+            (404, Outcome::Success),
+            (413, Outcome::Success),
+            (500, Outcome::Answered),
+            (501, Outcome::Answered),
+            (529, Outcome::Answered),
+            (502, Outcome::Failing(Failure::Status(502))),
+            (504, Outcome::Failing(Failure::Status(504))),
+        ] {
+            assert_eq!(outcome(&rules, status, None), expected, "{status}");
+            assert_eq!(outcome(&rules, status, Some("60")), expected, "{status} with a hint");
+            let odd = headers(&[(RETRY_AFTER, "soon")]);
+            let reading = response(&rules, StatusCode::from_u16(status).unwrap(), &odd, WALL);
+            assert_eq!(reading.errors().count(), 0, "{status}: a field that does not matter is not read");
+        }
+    }
+
+    #[test]
+    fn a_hint_that_is_not_trusted_leaves_the_ladder() {
+        let rules = SignalRules { trust_hints: false, ..SignalRules::default() };
+        assert_eq!(outcome(&rules, 429, Some("9")), signal(Reason::RateLimited, None, Some("Retry-After: 9")));
+        assert_eq!(outcome(&rules, 503, Some("9")), signal(Reason::Unavailable, None, Some("Retry-After: 9")));
+        assert_eq!(outcome(&rules, 503, None), Outcome::Failing(Failure::Status(503)));
+        let reading = response(&rules, StatusCode::TOO_MANY_REQUESTS, &headers(&[(RETRY_AFTER, "9")]), WALL);
+        assert_eq!(reading.hint_seen.unwrap().wait, Duration::from_secs(9), "it is still seen");
+        let rules = SignalRules { hintless: Hintless::Ignore, ..rules };
+        assert_eq!(
+            outcome(&rules, 429, Some("9")),
+            signal(Reason::RateLimited, None, Some("Retry-After: 9")),
+            "the host did name a wait, so it does not mean the one request"
+        );
+    }
+
+    #[test]
+    fn the_clock_offset_is_the_hosts_date_minus_ours() {
+        let offset = |fields: &[(HeaderName, &str)]| {
+            response(&SignalRules::default(), StatusCode::OK, &headers(fields), WALL).clock_offset
+        };
+        assert_eq!(offset(&[(DATE, "Fri, 20 Nov 2026 10:00:07 GMT")]), Some(7_000));
+        assert_eq!(offset(&[(DATE, "Fri, 20 Nov 2026 09:00:00 GMT"), (AGE, "0")]), Some(-3_600_000));
+        assert_eq!(offset(&[(DATE, "Fri, 20 Nov 2026 09:00:00 GMT"), (AGE, "9")]), None);
+        assert_eq!(offset(&[]), None);
+    }
+
+    #[test]
+    fn what_was_received_is_shown_printable_and_cut() {
+        let mut map = HeaderMap::new();
+        map.append(RETRY_AFTER, HeaderValue::from_bytes(b"1\xff\t2").unwrap());
+        map.append(RETRY_AFTER, HeaderValue::from_static("3"));
+        let received =
+            |map: &HeaderMap| match response(&SignalRules::default(), StatusCode::TOO_MANY_REQUESTS, map, WALL).outcome
+            {
+                Outcome::Signal(signal) => signal.received.unwrap(),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(&*received(&map), "Retry-After: 1??2, 3");
+        for _ in 0..50 {
+            map.append(RETRY_AFTER, HeaderValue::from_str(&"x".repeat(5000)).unwrap());
+        }
+        assert_eq!(received(&map).len(), MAX_RECEIVED);
+    }
+
+    /// One row of `tests/data/retry_after.tsv`.
+    struct Row<'t> {
+        clause: &'t str,
+        name: &'t str,
+        retry_after: Vec<Vec<u8>>,
+        date: Vec<Vec<u8>>,
+        age: Vec<Vec<u8>>,
+        wall: UnixTime,
+        fractional: bool,
+        wait: Option<Duration>,
+        causes: Vec<&'t str>,
+    }
+
+    impl<'t> Row<'t> {
+        fn read(line: &'t str) -> Self {
+            let cells: Vec<&str> = line.split('\t').collect();
+            let [clause, name, retry_after, date, age, wall, fractional, wait, causes] = cells[..] else {
+                panic!("expected 9 columns, found {}: {line}", cells.len());
+            };
+            let wall = match wall {
+                "-" => WALL,
+                text => httpdate::parse_http_date(text).unwrap_or_else(|e| panic!("{name}: {e}")).into(),
+            };
+            Self {
+                clause,
+                name,
+                retry_after: fields(retry_after),
+                date: fields(date),
+                age: fields(age),
+                wall,
+                fractional: match fractional {
+                    "-" => false,
+                    "yes" => true,
+                    other => panic!("{name}: expected `-` or `yes`, found {other}"),
+                },
+                wait: (wait != "-").then(|| Duration::from_secs(wait.parse().unwrap())),
+                causes: if causes == "-" { Vec::new() } else { causes.split(',').collect() },
+            }
+        }
+
+        /// The headers of the row, unless a value has bytes that no response head can have.
+        fn headers(&self) -> Option<HeaderMap> {
+            let mut headers = HeaderMap::new();
+            for (name, values) in [(RETRY_AFTER, &self.retry_after), (DATE, &self.date), (AGE, &self.age)] {
+                for value in values {
+                    headers.append(name.clone(), HeaderValue::from_bytes(value).ok()?);
+                }
+            }
+            Some(headers)
+        }
+    }
+
+    fn fields(cell: &str) -> Vec<Vec<u8>> {
+        if cell == "-" { Vec::new() } else { cell.split('|').map(unescape).collect() }
+    }
+
+    fn unescape(cell: &str) -> Vec<u8> {
+        if cell == "∅" {
+            return Vec::new();
+        }
+        let mut bytes = Vec::new();
+        let mut rest = cell;
+        while let Some((before, after)) = rest.split_once('\\') {
+            bytes.extend_from_slice(before.as_bytes());
+            rest = if let Some(after) = after.strip_prefix('t') {
+                bytes.push(b'\t');
+                after
+            } else {
+                let digits = after.strip_prefix('x').unwrap_or_else(|| panic!("unknown escape in {cell}"));
+                bytes.push(u8::from_str_radix(&digits[..2], 16).unwrap());
+                &digits[2..]
+            };
+        }
+        bytes.extend_from_slice(rest.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn every_row_of_the_table_of_retry_after_values_reads_as_it_says() {
+        let table = include_str!("../../tests/data/retry_after.tsv");
+        let rows: Vec<Row<'_>> =
+            table.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(Row::read).collect();
+        assert!(rows.len() >= 140, "expected at least 140 rows, found {}", rows.len());
+        for clause in ["2.1", "2.2", "2.3", "2.4", "2.5", "2.6"] {
+            assert!(rows.iter().filter(|row| row.clause == clause).count() >= 8, "too few rows for clause {clause}");
+        }
+        let mut failed = Vec::new();
+        for row in &rows {
+            let date = host_clock(row.date.iter().map(Vec::as_slice), row.age.iter().map(Vec::as_slice), row.wall);
+            let context = Context { wall: row.wall, date, fractional: row.fractional };
+            let reading = retry_after::read(row.retry_after.iter().map(Vec::as_slice), &context);
+            let causes: Vec<&str> = reading.causes.iter().map(Cause::as_str).collect();
+            let wait = reading.hint.map(|hint| hint.wait);
+            if wait != row.wait || causes != row.causes {
+                failed.push(format!("{} {}: {wait:?} {causes:?}", row.clause, row.name));
+            }
+            // And the same through the whole reading of a head, on both kinds of statuses.
+            let Some(headers) = row.headers() else { continue };
+            let rules = SignalRules { fractional_seconds: row.fractional, ..SignalRules::default() };
+            for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
+                let head = response(&rules, status, &headers, row.wall);
+                let expected = match (status.as_u16(), wait) {
+                    (429, _) => "rate_limited",
+                    (_, Some(_)) => "unavailable",
+                    (_, None) => "failing",
+                };
+                let errors: Vec<_> = head.errors().map(|(field, cause)| (field.as_str(), cause.as_str())).collect();
+                let fields: Vec<_> = causes.iter().map(|cause| ("retry_after", *cause)).collect();
+                if head.outcome.as_str() != expected || head.hint_seen != reading.hint || errors != fields {
+                    failed.push(format!("{} {} as {status}: {head:?}", row.clause, row.name));
+                }
+            }
+        }
+        assert!(failed.is_empty(), "{} rows failed:\n{}", failed.len(), failed.join("\n"));
+    }
+}

@@ -4,10 +4,124 @@ use std::time::Duration;
 
 use super::decision::{Reason, Source};
 
+pub mod date;
 pub mod retry_after;
 
 /// The most bytes kept of a signal as it was received.
 pub const MAX_RECEIVED: usize = 80;
+
+/// The longest wait a hint can name, 2^31 seconds (68 years): what a larger number means by RFC 9111 §1.2.2. Every sum
+/// of it and a present time can be held.
+pub const MAX_WAIT: Duration = Duration::from_secs(1 << 31);
+
+/// A field that says something about waiting. Closed: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Field {
+    /// `Retry-After`
+    RetryAfter,
+}
+
+impl Field {
+    /// Every field.
+    pub const ALL: [Self; 1] = [Self::RetryAfter];
+
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RetryAfter => "retry_after",
+        }
+    }
+}
+
+/// What was odd about a field, or why it could not be read. Closed: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Neither a number of seconds nor a date.
+    Malformed,
+    /// A number below zero.
+    Negative,
+    /// Nothing but white space.
+    Empty,
+    /// A fraction, which the policy does not read.
+    Fraction,
+    /// A value longer than is read.
+    TooLong,
+    /// More parts than are read; the first ones were.
+    TooMany,
+    /// Several fields or parts; the largest wait was taken.
+    Duplicate,
+    /// A wait beyond [`MAX_WAIT`], which was taken.
+    Saturated,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::Negative,
+        Self::Empty,
+        Self::Fraction,
+        Self::TooLong,
+        Self::TooMany,
+        Self::Duplicate,
+        Self::Saturated,
+    ];
+
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Negative => "negative",
+            Self::Empty => "empty",
+            Self::Fraction => "fraction",
+            Self::TooLong => "too_long",
+            Self::TooMany => "too_many",
+            Self::Duplicate => "duplicate",
+            Self::Saturated => "saturated",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Malformed => 1,
+            Self::Negative => 2,
+            Self::Empty => 4,
+            Self::Fraction => 8,
+            Self::TooLong => 16,
+            Self::TooMany => 32,
+            Self::Duplicate => 64,
+            Self::Saturated => 128,
+        }
+    }
+}
+
+/// A set of causes: each counts once for a response, however often the host wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Causes(u8);
+
+impl Causes {
+    /// Adds a cause.
+    pub const fn insert(&mut self, cause: Cause) {
+        self.0 |= cause.bit();
+    }
+
+    /// Whether the cause is in the set.
+    pub const fn contains(self, cause: Cause) -> bool {
+        self.0 & cause.bit() != 0
+    }
+
+    /// Whether nothing was odd.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The causes, in the order of [`Cause::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Cause> {
+        Cause::ALL.into_iter().filter(move |cause| self.contains(*cause))
+    }
+}
 
 /// The wait a response names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
