@@ -30,5 +30,3 @@ pub mod sidecar;
 pub mod synthetic;
 #[cfg(feature = "sidecar")]
 pub mod telemetry;
-#[cfg(all(test, feature = "sidecar"))]
-mod testing;

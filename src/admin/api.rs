@@ -1,5 +1,6 @@
 //! What each path of the two listeners answers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -65,13 +66,19 @@ impl Api {
 
     /// Answers one request; `peer` is who asked, for the log.
     pub(super) async fn handle(&self, door: Door, arrival: Arrival, peer: &str, request: Request<Incoming>) -> Answer {
-        let mut answer = self.route(door, arrival, peer, request).await.unwrap_or_else(|refused| refused);
+        let mut answer = self.route(door, arrival, peer, request).await.unwrap_or_else(Refused::into_answer);
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         answer
     }
 
-    async fn route(&self, door: Door, arrival: Arrival, peer: &str, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn route(
+        &self,
+        door: Door,
+        arrival: Arrival,
+        peer: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Refused> {
         let path = request.uri().path();
         if door == Door::Admin {
             // Probes bring no token, and learn nothing but "alive" and "ready".
@@ -79,7 +86,7 @@ impl Api {
             if let Err((status, detail)) = self.guard.check(request.headers(), arrival, needs_token) {
                 self.shared.metrics.admin_action(action_of(request.method()), false);
                 tracing::debug!(target: "holdoff::admin", peer, status = status.as_u16(), detail, "refused");
-                return Err(problem(status, detail));
+                return Err(Refused::new(status, detail));
             }
         }
         match (path, door) {
@@ -87,20 +94,23 @@ impl Api {
             ("/readyz", _) => readable(&request).map(|()| self.readyz()),
             ("/metrics", _) => readable(&request).map(|()| self.metrics()),
             (COOLDOWNS, Door::Admin) => self.cooldowns(peer, request).await,
-            (_, Door::Admin) => Err(problem(
+            (_, Door::Admin) => Err(Refused::new(
                 StatusCode::NOT_FOUND,
                 "expected one of `/livez`, `/readyz`, `/metrics`, `/api/v1/cooldowns`",
             )),
-            (_, Door::Metrics) => {
-                Err(problem(StatusCode::NOT_FOUND, "expected one of `/metrics`, `/livez`, `/readyz`; nothing else is here"))
-            }
+            (_, Door::Metrics) => Err(Refused::new(
+                StatusCode::NOT_FOUND,
+                "expected one of `/metrics`, `/livez`, `/readyz`; nothing else is here",
+            )),
         }
     }
 
     fn readyz(&self) -> Answer {
         match self.lifecycle() {
             "ready" => text(StatusCode::OK, "ready\n"),
-            "draining" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining, running work is being finished\n"),
+            "draining" => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining, running work is being finished\n")
+            }
             _ => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting, not every listener is open yet\n"),
         }
     }
@@ -119,11 +129,11 @@ impl Api {
         answer(StatusCode::OK, metrics::CONTENT_TYPE, body)
     }
 
-    async fn cooldowns(&self, peer: &str, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn cooldowns(&self, peer: &str, request: Request<Incoming>) -> Result<Answer, Refused> {
         let (parts, body) = request.into_parts();
         let query = |names| {
             Query::read(parts.uri.query().unwrap_or_default(), names)
-                .map_err(|detail| self.refused(&parts.method, StatusCode::BAD_REQUEST, &detail))
+                .map_err(|detail| self.refused(&parts.method, StatusCode::BAD_REQUEST, detail))
         };
         match parts.method {
             Method::GET | Method::HEAD => {
@@ -140,9 +150,13 @@ impl Api {
                     .freeze
                     .with_body(&body)
                     .and_then(FreezeFields::check)
-                    .map_err(|detail| self.refused(&Method::PUT, StatusCode::BAD_REQUEST, &detail))?;
+                    .map_err(|detail| self.refused(&Method::PUT, StatusCode::BAD_REQUEST, detail))?;
                 let key = query.key.ok_or_else(|| {
-                    self.refused(&Method::PUT, StatusCode::BAD_REQUEST, "expected `key`, such as `?key=https://peer.example`")
+                    self.refused(
+                        &Method::PUT,
+                        StatusCode::BAD_REQUEST,
+                        "expected `key`, such as `?key=https://peer.example`",
+                    )
                 })?;
                 self.freeze(peer, &key, length, note)
             }
@@ -157,11 +171,13 @@ impl Api {
         }
     }
 
-    fn one(&self, key: &Key) -> Result<Answer, Answer> {
+    fn one(&self, key: &Key) -> Result<Answer, Refused> {
         let (now, wall) = (clock::now(), clock::wall());
         match self.cooldown(key, now, wall) {
             Some(cooldown) => Ok(json(&cooldown)),
-            None => Err(problem(StatusCode::NOT_FOUND, &format!("`{key}` is not known: nothing was ever sent to it"))),
+            None => {
+                Err(Refused::new(StatusCode::NOT_FOUND, format!("`{key}` is not known: nothing was ever sent to it")))
+            }
         }
     }
 
@@ -177,15 +193,17 @@ impl Api {
         snapshots.sort_by_cached_key(|snapshot| order(snapshot, now));
         let matched = snapshots.len();
         snapshots.truncate(filter.limit);
-        let cooldowns: Vec<_> = snapshots
-            .iter()
-            .map(|snapshot| Cooldown::new(snapshot, self.note(&snapshot.key), now, wall))
-            .collect();
+        let cooldowns: Vec<_> =
+            snapshots.iter().map(|snapshot| Cooldown::new(snapshot, self.note(&snapshot.key), now, wall)).collect();
         let settings = &self.shared.settings;
-        let forward = settings.listen.address.iter().map(|address| Listening { address: address.to_string(), upstream: None });
+        let forward =
+            settings.listen.address.iter().map(|address| Listening { address: address.to_string(), upstream: None });
         let reverse = settings.reverse.iter().flat_map(|reverse| {
             let upstream = Some(format!("{}{}", reverse.upstream, reverse.upstream_path));
-            reverse.address.iter().map(move |address| Listening { address: address.to_string(), upstream: upstream.clone() })
+            reverse
+                .address
+                .iter()
+                .map(move |address| Listening { address: address.to_string(), upstream: upstream.clone() })
         });
         List {
             now: rfc3339(wall),
@@ -223,7 +241,7 @@ impl Api {
         totals
     }
 
-    fn freeze(&self, peer: &str, key: &Key, length: Duration, note: Option<String>) -> Result<Answer, Answer> {
+    fn freeze(&self, peer: &str, key: &Key, length: Duration, note: Option<String>) -> Result<Answer, Refused> {
         let (now, wall) = (clock::now(), clock::wall());
         let Some(freeze) = self.shared.table.freeze(key, length, now) else {
             return Err(self.refused(
@@ -291,7 +309,9 @@ impl Api {
         if notes.len() >= MAX_NOTES {
             let table = &self.shared.table;
             notes.retain(|key, _| {
-                table.find(key).is_some_and(|entry| entry.snapshot(now).view.frozen_until.is_some_and(|until| until > now))
+                table
+                    .find(key)
+                    .is_some_and(|entry| entry.snapshot(now).view.frozen_until.is_some_and(|until| until > now))
             });
         }
         if notes.len() < MAX_NOTES {
@@ -299,8 +319,8 @@ impl Api {
         }
     }
 
-    async fn body(&self, body: Incoming) -> Result<Bytes, Answer> {
-        let refused = |status, detail: &str| Err(self.refused(&Method::PUT, status, detail));
+    async fn body(&self, body: Incoming) -> Result<Bytes, Refused> {
+        let refused = |status, detail: &'static str| Err(self.refused(&Method::PUT, status, detail));
         match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
@@ -313,11 +333,11 @@ impl Api {
     }
 
     /// An action that did not happen: counted, and told.
-    fn refused(&self, method: &Method, status: StatusCode, detail: &str) -> Answer {
+    fn refused(&self, method: &Method, status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Refused {
         if !matches!(*method, Method::GET | Method::HEAD) {
             self.shared.metrics.admin_action(action_of(method), false);
         }
-        problem(status, detail)
+        Refused::new(status, detail)
     }
 }
 
@@ -357,28 +377,44 @@ fn order(snapshot: &Snapshot, now: Instant) -> (u8, Duration, Key) {
     }
 }
 
-fn readable(request: &Request<Incoming>) -> Result<(), Answer> {
+fn readable(request: &Request<Incoming>) -> Result<(), Refused> {
     if matches!(*request.method(), Method::GET | Method::HEAD) { Ok(()) } else { Err(not_allowed("GET, HEAD")) }
 }
 
-fn not_allowed(allow: &'static str) -> Answer {
-    let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("expected one of the methods {allow}"));
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    answer
+fn not_allowed(allow: &'static str) -> Refused {
+    let detail = format!("expected one of the methods {allow}");
+    Refused { allow: Some(allow), ..Refused::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
 }
 
-fn problem(status: StatusCode, detail: &str) -> Answer {
-    let problem = Problem {
-        r#type: "about:blank".to_owned(),
-        title: status.canonical_reason().unwrap_or_default().to_owned(),
-        status: status.as_u16(),
-        detail: detail.to_owned(),
-    };
-    let mut answer = answer(status, "application/problem+json", to_json(&problem));
-    if status == StatusCode::UNAUTHORIZED {
-        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"holdoff\""));
+/// An error on the way to an answer.
+struct Refused {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    /// The methods of `Allow`.
+    allow: Option<&'static str>,
+}
+
+impl Refused {
+    fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, detail: detail.into(), allow: None }
     }
-    answer
+
+    fn into_answer(self) -> Answer {
+        let problem = Problem {
+            r#type: "about:blank".to_owned(),
+            title: self.status.canonical_reason().unwrap_or_default().to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail.into_owned(),
+        };
+        let mut answer = answer(self.status, "application/problem+json", to_json(&problem));
+        if let Some(allow) = self.allow {
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"holdoff\""));
+        }
+        answer
+    }
 }
 
 fn json(value: &impl Serialize) -> Answer {

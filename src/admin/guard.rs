@@ -85,16 +85,22 @@ impl Guard {
     fn check_token(&self, headers: &HeaderMap, arrival: Arrival) -> Result<(), Refusal> {
         let Some(token) = &self.token else {
             return match arrival {
-                Arrival::Tcp(ip) if !is_loopback(ip) => {
-                    Err((StatusCode::FORBIDDEN, "expected `admin.token_file` to be set, since this address is not loopback"))
-                }
+                Arrival::Tcp(ip) if !is_loopback(ip) => Err((
+                    StatusCode::FORBIDDEN,
+                    "expected `admin.token_file` to be set, since this address is not loopback",
+                )),
                 _ => Ok(()),
             };
         };
         let given = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let given = match given.split_at_checked(7) {
             Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => given.trim_ascii(),
-            _ => return Err((StatusCode::UNAUTHORIZED, "expected `Authorization: Bearer` with the token of `admin.token_file`")),
+            _ => {
+                return Err((
+                    StatusCode::UNAUTHORIZED,
+                    "expected `Authorization: Bearer` with the token of `admin.token_file`",
+                ));
+            }
         };
         if bool::from(given.ct_eq(token.secret.as_bytes())) {
             Ok(())
@@ -126,7 +132,11 @@ fn check_site(headers: &HeaderMap) -> Result<(), Refusal> {
 /// `Host` without its port.
 fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) => host,
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
         _ => authority,
     }
 }
@@ -161,10 +171,20 @@ mod tests {
     #[test]
     fn a_foreign_host_is_refused() {
         let guard = guard(None);
-        for host in ["localhost", "LOCALHOST:4291", "127.0.0.1", "127.0.0.1:9", "[::1]:4291", "admin.example.", "admin.EXAMPLE:1"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:4291",
+            "127.0.0.1",
+            "127.0.0.1:9",
+            "[::1]:4291",
+            "admin.example.",
+            "admin.EXAMPLE:1",
+        ] {
             assert_eq!(status(&guard, LOOPBACK, &[("host", host)]), 200, "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.2", "10.0.0.1:4291", "", "localhost:x", "[::1]x:1"] {
+        for host in
+            ["evil.example", "localhost.evil.example", "127.0.0.2", "10.0.0.1:4291", "", "localhost:x", "[::1]x:1"]
+        {
             assert_eq!(status(&guard, LOOPBACK, &[("host", host)]), 421, "{host}");
             assert_eq!(status(&guard, Arrival::Unix, &[("host", host)]), 200, "{host}");
         }
@@ -176,7 +196,9 @@ mod tests {
         let guard = guard(None);
         let asked = |origin: &str| status(&guard, LOOPBACK, &[("host", "localhost:4291"), ("origin", origin)]);
         assert_eq!(asked("http://localhost:4291"), 200);
-        for origin in ["http://evil.example", "null", "https://localhost:4291", "http://localhost:4292", "http://localhost"] {
+        for origin in
+            ["http://evil.example", "null", "https://localhost:4291", "http://localhost:4292", "http://localhost"]
+        {
             assert_eq!(asked(origin), 403, "{origin}");
         }
         let site = |site: &str| status(&guard, LOOPBACK, &[("host", "localhost"), ("sec-fetch-site", site)]);
@@ -188,7 +210,10 @@ mod tests {
         let with = guard(Some("s3cret"));
         let asked = |value: &str| status(&with, LOOPBACK, &[("host", "localhost"), ("authorization", value)]);
         assert_eq!([asked("Bearer s3cret"), asked("bearer  s3cret")], [200, 200]);
-        assert_eq!([asked("Bearer s3cre"), asked("Bearer "), asked("Basic s3cret"), asked("s3cret"), asked("é")], [401; 5]);
+        assert_eq!(
+            [asked("Bearer s3cre"), asked("Bearer "), asked("Basic s3cret"), asked("s3cret"), asked("é")],
+            [401; 5]
+        );
         assert_eq!(status(&with, LOOPBACK, &[("host", "localhost")]), 401);
         let outside = Arrival::Tcp("10.0.0.1".parse().unwrap());
         assert_eq!(status(&guard(None), outside, &[("host", "10.0.0.1")]), 403);

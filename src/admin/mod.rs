@@ -85,7 +85,10 @@ impl Server {
         for address in &settings.admin.address {
             match address {
                 ListenAddress::Tcp(address) => {
-                    let bound = server.bind_tcp(Door::Admin, *address).await.map_err(|e| BindError::new(address, "admin.address", e))?;
+                    let bound = server
+                        .bind_tcp(Door::Admin, *address)
+                        .await
+                        .map_err(|e| BindError::new(address, "admin.address", e))?;
                     server.admin.push(bound);
                 }
                 ListenAddress::Unix(path) => {
@@ -95,7 +98,10 @@ impl Server {
             }
         }
         for address in &settings.metrics.address {
-            let bound = server.bind_tcp(Door::Metrics, *address).await.map_err(|e| BindError::new(address, "metrics.address", e))?;
+            let bound = server
+                .bind_tcp(Door::Metrics, *address)
+                .await
+                .map_err(|e| BindError::new(address, "metrics.address", e))?;
             server.metrics.push(bound);
         }
         Ok(server)
@@ -163,7 +169,8 @@ async fn serve_unix(api: Arc<Api>, listener: UnixListener, mut stop: watch::Rece
         };
         match accepted {
             Ok((stream, _)) => {
-                let peer = stream.peer_cred().map_or_else(|_| "unix".to_owned(), |peer| format!("unix, uid {}", peer.uid()));
+                let peer =
+                    stream.peer_cred().map_or_else(|_| "unix".to_owned(), |peer| format!("unix, uid {}", peer.uid()));
                 connections.serve(stream, Arrival::Unix, peer);
             }
             Err(error) => accept_failed(&error).await,

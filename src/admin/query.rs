@@ -66,7 +66,10 @@ impl Query {
             match &*name {
                 "key" => key = Some(read_key(&value)?),
                 "for" => freeze.r#for = Some(value.into_owned()),
-                "state" => filter.state = Some(word("state", &value, &[State::Clear, State::Cooling, State::Probing], State::as_str)?),
+                "state" => {
+                    filter.state =
+                        Some(word("state", &value, &[State::Clear, State::Cooling, State::Probing], State::as_str)?)
+                }
                 // Of a freeze it is what the operator says, of a list one of the closed set.
                 "reason" if names.contains(&"for") => freeze.reason = Some(value.into_owned()),
                 "reason" => filter.reason = Some(word("reason", &value, &Reason::ALL, Reason::as_str)?),
@@ -147,7 +150,8 @@ fn decode(text: &str) -> Result<Cow<'_, str>, String> {
             b'%' => {
                 let digits = rest.split_at_checked(2);
                 let value = digits.and_then(|(digits, _)| {
-                    let digits = str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+                    let digits =
+                        str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
                     u8::from_str_radix(digits, 16).ok()
                 });
                 let (Some(value), Some((_, after))) = (value, digits) else {

@@ -218,7 +218,9 @@ impl Cooldown {
             last_error: snapshot.last_error.as_deref().map(str::to_owned),
             last_status: snapshot.last_status,
             last_success: snapshot.last_success.map(at),
-            last_failure: view.last_failure.map(|(when, kind)| Failure { at: at(when), kind: kind.as_str().to_owned() }),
+            last_failure: view
+                .last_failure
+                .map(|(when, kind)| Failure { at: at(when), kind: kind.as_str().to_owned() }),
             frozen_until: view.frozen_until.filter(|until| *until > now).map(at),
             probe_out: view.probe_out,
             only_connect: snapshot.only_tunnels,

@@ -6,12 +6,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::*;
 use crate::core::classify;
 use crate::core::decision::{Purpose, Reason};
-use crate::core::policy::{Policy, SignalRules};
+use crate::core::policy::SignalRules;
 use crate::core::time::{Instant, UnixTime};
 use crate::observe::Transitions;
 use crate::proxy::shared::Host;
 use crate::table::{Table, Verdict};
-use crate::testing;
 
 const WALL: UnixTime = UnixTime::from_secs(1_795_168_800);
 const NOW: Instant = Instant::from_secs(1000);
@@ -27,9 +26,9 @@ fn metrics(max_host_labels: usize) -> Arc<Metrics> {
 }
 
 fn table(metrics: &Arc<Metrics>) -> Table<Host> {
-    let (settings, metrics) = (testing::host_settings(Policy::default()), Arc::clone(metrics));
+    let (hosts, metrics) = (crate::config::parse("").unwrap().settings.hosts, Arc::clone(metrics));
     let attach = move |key: &Key| {
-        let host = Host { settings: Arc::clone(&settings), metrics: metrics.host(key) };
+        let host = Host { settings: Arc::clone(hosts.resolve(key)), metrics: metrics.host(key) };
         (Arc::clone(&host.settings.policy), host)
     };
     Table::new(20_000, attach, Transitions::default())
