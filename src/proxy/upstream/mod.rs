@@ -13,6 +13,7 @@ mod dial;
 mod exchange;
 mod pool;
 mod resolve;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -24,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::client::conn::http1;
@@ -35,6 +36,7 @@ use tokio::net::TcpStream;
 use self::exchange::{Line, Outgoing, await_head};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
 use self::resolve::Resolver;
+use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
@@ -150,7 +152,14 @@ impl<B: Send + 'static> Upstreams<B> {
     /// When a CA file cannot be read or has no certificate in it; what was ready stays so.
     pub fn prepare(&self, hosts: &Hosts) -> Result<(), TlsSetupError> {
         self.inner.tls.prepare(&hosts.defaults.tls)?;
-        hosts.hosts.iter().try_for_each(|host| self.inner.tls.prepare(&host.settings.tls))
+        for host in &hosts.hosts {
+            self.inner.tls.prepare(&host.settings.tls)?;
+            if host.settings.tls.insecure {
+                let patterns: Vec<&str> = host.patterns.iter().map(|pattern| pattern.text.as_str()).collect();
+                tracing::warn!(?patterns, "`tls.insecure`: the certificates of these hosts are not verified");
+            }
+        }
+        Ok(())
     }
 
     /// What the pool holds now.
@@ -181,8 +190,8 @@ where
     /// Sends one request whose URI is in origin-form already and whose headers, `Host` included, are final. Extensions are
     /// passed on to hyper (`on_informational`, header case). Dropping the future closes the connection it used.
     ///
-    /// With a 101, `hyper::upgrade::on` the response gives the connection; whether the request asked for it is the caller's
-    /// to check. An upgraded connection no longer counts for the pool.
+    /// With a 101, `hyper::upgrade::on` the response gives the connection; a 101 to a request without `Upgrade` is an error.
+    /// An upgraded connection no longer counts for the pool.
     ///
     /// # Errors
     /// Every kind of the stages destination to head, and what the request body reported: a [`ProxyError`] of its own, else
@@ -191,6 +200,7 @@ where
         let mut request = request;
         *request.version_mut() = Version::HTTP_11;
         let timeouts = &to.host.timeouts;
+        let asked_upgrade = request.headers().contains_key(UPGRADE);
         let mut again = false;
         loop {
             let (mut lease, reused) = match self.acquire(to, again).await {
@@ -209,7 +219,12 @@ where
                 return Err(SendError { error, request: None });
             };
             let mut failure = match answered {
-                Ok(response) => return Ok(deliver(response, lease, to.host)),
+                Ok(response) => {
+                    return match check_head(&response, asked_upgrade) {
+                        Ok(()) => Ok(deliver(response, lease, to.host)),
+                        Err(error) => Err(SendError { error, request: None }),
+                    };
+                }
                 Err(failure) => failure,
             };
             let unsent = failure.take_message().map(|message| message.map(Outgoing::into_inner));
@@ -287,8 +302,11 @@ where
             tokio::spawn(self.pool.sweeper().run());
         }
         let internal = |detail: String| ProxyError::new(ErrorKind::Internal, detail);
-        let (sender, connection) =
-            self.http.handshake(TokioIo::new(stream)).await.map_err(|error| internal(error.to_string()))?;
+        let (sender, connection) = self
+            .http
+            .handshake(TokioIo::new(Patient::new(stream)))
+            .await
+            .map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -299,6 +317,30 @@ where
         let line = Line { sender, task: task.abort_handle(), in_order: false };
         Ok(place.lease(line))
     }
+}
+
+/// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
+/// for.
+fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
+    let refuse = |why: &'static str| Err(ProxyError::new(ErrorKind::UpstreamProtocol, why));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
+        return refuse("a response with status 101 to a request without `Upgrade`");
+    }
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
+        return refuse("a response with several values of `Content-Length`");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if length.is_some() {
+        return refuse("a response with both `Content-Length` and `Transfer-Encoding`");
+    }
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return refuse("a response with a `Transfer-Encoding` other than `chunked`");
+    }
+    Ok(())
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.

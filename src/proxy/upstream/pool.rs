@@ -150,11 +150,21 @@ impl<C: Connection> Pool<C> {
 
     /// A connection, the right to open one, or a place in line. `fresh`: not one that was idle.
     pub(super) fn checkout(&self, host: HostRef<'_>, now: Instant, fresh: bool) -> Checkout<C> {
+        let hosts = self.shared.hosts.pin();
         loop {
+            let known = match hosts.get(&host) {
+                Some(known) => known,
+                None => {
+                    let id = HostId { key: host.key.clone(), tls: host.tls };
+                    let new = self.shared.host(id.clone());
+                    hosts.get_or_insert(id, Arc::new(new))
+                }
+            };
             // A host may be forgotten between the look-up and the lock; then there is a new one.
-            if let Some(checkout) = self.shared.host(host).checkout(now, fresh) {
+            if let Some(checkout) = known.checkout(now, fresh) {
                 return checkout;
             }
+            let _ = hosts.remove_if(&host, |_, host| Arc::ptr_eq(host, known));
         }
     }
 
@@ -176,14 +186,8 @@ impl<C: Connection> Pool<C> {
 }
 
 impl<C: Connection> Shared<C> {
-    fn host(self: &Arc<Self>, host: HostRef<'_>) -> Arc<Host<C>> {
-        let hosts = self.hosts.pin();
-        if let Some(known) = hosts.get(&host) {
-            return Arc::clone(known);
-        }
-        let id = HostId { key: host.key.clone(), tls: host.tls };
-        let new = Host { id: id.clone(), bounds: self.bounds, pool: Arc::downgrade(self), state: Mutex::default() };
-        Arc::clone(hosts.get_or_insert(id, Arc::new(new)))
+    fn host(self: &Arc<Self>, id: HostId) -> Host<C> {
+        Host { id, bounds: self.bounds, pool: Arc::downgrade(self), state: Mutex::default() }
     }
 
     fn sweep(&self, now: Instant) {

@@ -187,9 +187,9 @@ fn kind(sent: Sent) -> ErrorKind {
 
 /// Waits until something holds.
 async fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + LONG;
+    let started = Instant::now();
     while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(started.elapsed() < LONG, "never: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -272,6 +272,21 @@ async fn requests_in_turn_share_a_connection() {
         assert_eq!(origin.connections(), 1, "{answer}");
         assert_eq!(upstreams.stats(), PoolStats { hosts: 1, open: 1, idle: 1, waiting: 0 });
     }
+}
+
+#[tokio::test]
+async fn interim_responses_reach_the_callers_callback() {
+    let origin =
+        Origin::answering("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let mut request = get();
+    hyper::ext::on_informational(&mut request, move |interim| {
+        count.fetch_add(usize::from(interim.status().as_u16()), Ordering::SeqCst);
+    });
+    send_as(&upstreams(), &origin.key, &host(), request).await.unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 103);
 }
 
 #[tokio::test]
@@ -455,6 +470,30 @@ async fn broken_heads_are_told_apart() {
 }
 
 #[tokio::test]
+async fn ambiguous_framing_and_an_unasked_upgrade_are_refused() {
+    let chunks = "2\r\nok\r\n0\r\n\r\n";
+    for fields in [
+        "Content-Length: 2\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 15",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Content-Length: 2\r\nContent-Length: 2",
+        "Content-Length: 2, 2",
+    ] {
+        let answer: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{chunks}").into_boxed_str());
+        let (origin, upstreams) = (Origin::answering(answer).await, upstreams());
+        assert_eq!(kind(send(&upstreams, &origin.key).await), ErrorKind::UpstreamProtocol, "{fields}");
+        until("it is closed", || upstreams.stats() == PoolStats::default()).await;
+    }
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n";
+    let (origin, upstreams) = (Origin::answering(answer).await, upstreams());
+    assert_eq!(kind(send(&upstreams, &origin.key).await), ErrorKind::UpstreamProtocol);
+    until("it is closed", || upstreams.stats() == PoolStats::default()).await;
+}
+
+#[tokio::test]
 async fn a_cut_body_is_an_error_and_no_end() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhalf",
@@ -511,6 +550,24 @@ async fn a_late_head_and_a_stalled_body_time_out() {
 }
 
 #[tokio::test]
+async fn a_body_may_be_slow_as_long_as_it_moves() {
+    let origin = Origin::new(|mut stream, _| async move {
+        head(&mut stream).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await?;
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            stream.write_all(b"x").await?;
+        }
+        Ok(())
+    })
+    .await;
+    let mut hurried = host();
+    hurried.timeouts.body_idle = Duration::from_millis(200);
+    let response = send_as(&upstreams(), &origin.key, &hurried, get()).await.unwrap();
+    assert_eq!(body(response).await.unwrap(), "xxxxx");
+}
+
+#[tokio::test]
 async fn a_slow_client_is_not_a_late_head() {
     let origin = Origin::new(|mut stream, _| async move {
         head(&mut stream).await?;
@@ -551,6 +608,27 @@ async fn an_early_response_is_delivered_and_its_connection_closed() {
     let response = send_as(&upstreams, &origin.key, &host(), endless).await.unwrap();
     assert_eq!(body(response).await.unwrap(), "ok");
     until("it is closed", || upstreams.stats() == PoolStats::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_is_not_lost_when_the_upstream_closes_on_an_upload() {
+    static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+    let answer = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\nno";
+    let origin = Origin::new(move |mut stream, number| async move {
+        head(&mut stream).await?;
+        let mut some = vec![0; (number % 50) * 10_000];
+        stream.read_exact(&mut some).await?;
+        stream.write_all(answer.as_bytes()).await
+    })
+    .await;
+    let upstreams = upstreams();
+    for _ in 0..200 {
+        let upload = put((0..1000).map(|_| Step::Data(&PIECE)));
+        let response = send_as(&upstreams, &origin.key, &host(), upload).await.unwrap();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(body(response).await.unwrap(), "no");
+    }
+    until("all is closed", || upstreams.stats() == PoolStats::default()).await;
 }
 
 #[tokio::test]
@@ -608,11 +686,12 @@ async fn a_thousand_requests_leak_no_slot() {
         .map(|number: usize| {
             let (upstreams, key) = (upstreams.clone(), origin.key.clone());
             tokio::spawn(async move {
-                let patience = Duration::from_micros(if number % 5 == 0 { 300 * number as u64 } else { 20_000_000 });
+                let patience =
+                    Duration::from_micros(if number.is_multiple_of(5) { 300 * number as u64 } else { 20_000_000 });
                 match tokio::time::timeout(patience, send(&upstreams, &key)).await {
                     // Some leave early, some do not read.
                     Err(_) => {}
-                    Ok(Ok(_unread)) if number % 7 == 0 => {}
+                    Ok(Ok(_unread)) if number.is_multiple_of(7) => {}
                     Ok(Ok(response)) => drop(body(response).await),
                     // The origin closes without a word; a request may meet that.
                     Ok(Err(failed)) => assert_eq!(failed.error.kind(), ErrorKind::UpstreamReset),
