@@ -9,6 +9,8 @@
 //! and, with the feature `sidecar`, the program around them: [`proxy`] (the data path), [`config`], [`metrics`],
 //! [`synthetic`] (the answers we make), [`admin`] (the operators' door).
 
+#![cfg_attr(test, expect(clippy::arithmetic_side_effects, reason = "tests may overflow: that is a failure"))]
+
 pub mod core;
 pub mod table;
 

@@ -21,6 +21,7 @@ mod demo;
 mod exec;
 mod freeze;
 mod health;
+mod logs;
 mod release;
 mod run;
 mod status;

@@ -31,6 +31,13 @@ pub(super) struct Line {
 }
 
 impl Effective {
+    /// Whether file, environment or a flag gave the key `key` (`admin.address`) its value; otherwise it is the default.
+    pub fn is_said(&self, key: &str) -> bool {
+        let Some((path, name)) = key.rsplit_once('.') else { return false };
+        let lines = self.tables.iter().filter(|table| table.path == path).flat_map(|table| &table.lines);
+        lines.filter(|line| line.name == name).any(|line| line.origin != "default")
+    }
+
     /// The table of `[defaults]` that a table of a host takes the rest from.
     fn base(&self, table: &Table) -> Option<&Table> {
         if !table.inherits {

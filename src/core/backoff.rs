@@ -45,7 +45,8 @@ pub fn signal_delay(limits: &CooldownLimits, hint: Option<Duration>, step: u32, 
 
 /// The delay of a hint alone, without a ladder: what extends a live cooldown.
 pub fn hint_delay(limits: &CooldownLimits, hint: Duration, draw: u64) -> Delay {
-    let jitter = if limits.hint_jitter { (hint / 10).min(MAX_HINT_JITTER).mul_f64(unit(draw)) } else { Duration::ZERO };
+    let jitter =
+        if limits.hint_jitter { hint.mul_f64(0.1).min(MAX_HINT_JITTER).mul_f64(unit(draw)) } else { Duration::ZERO };
     Delay {
         length: hint.saturating_add(jitter).min(limits.max_retry_after).max(limits.min_cooldown),
         by_ladder: false,

@@ -1,4 +1,6 @@
 //! The data path.
 
+pub mod egress;
 pub mod error;
 pub mod shared;
+pub mod upstream;

@@ -119,6 +119,15 @@ impl<X: Send + Sync + 'static> Table<X> {
         }
     }
 
+    /// Lets time pass for keys nobody asks for: a cooldown that ended by quiet time is told as ended.
+    pub fn settle(&self, now: Instant) {
+        self.for_each(|entry| {
+            if entry.is_live() {
+                entry.settle(now);
+            }
+        });
+    }
+
     /// An operator sets a cooldown, also of a key that is not known yet. `None`: no room for a new key.
     pub fn freeze(&self, key: &Key, length: Duration, now: Instant) -> Option<Freeze> {
         let entry = self.entry(&key.as_ref(), now);
@@ -162,7 +171,7 @@ impl<X: Send + Sync + 'static> Table<X> {
             return false;
         }
         let map = self.map.pin();
-        let mut candidates: Vec<((bool, u64), &Arc<Entry<X>>)> = map
+        let mut candidates: Vec<_> = map
             .values()
             // A second owner holds a permit or is about to ask.
             .filter(|entry| !entry.is_live() && Arc::strong_count(entry) == 1)

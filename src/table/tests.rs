@@ -1,1 +1,267 @@
+use std::sync::Mutex as StdMutex;
 
+use super::*;
+use crate::core::cooldown::Event;
+use crate::core::decision::{NotUntil, Reason, Source, State};
+use crate::core::key::Scheme;
+use crate::core::policy::{CooldownLimits, Mode};
+use crate::core::signal::{Failure, Hint, Outcome, Signal};
+
+#[derive(Default)]
+struct Told(StdMutex<Vec<Event>>);
+
+impl Observer<()> for Arc<Told> {
+    fn event(&self, _: &Entry<()>, event: &Event, _: Instant) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+fn at(secs: u64) -> Instant {
+    Instant::from_secs(secs)
+}
+
+fn table(max_keys: usize, mode: Mode) -> (Table<()>, Arc<Told>) {
+    let told = Arc::new(Told::default());
+    let policy = Arc::new(Policy {
+        mode,
+        cooldown: CooldownLimits { hint_jitter: false, ..CooldownLimits::default() },
+        ..Policy::default()
+    });
+    (Table::new(max_keys, move |_| (Arc::clone(&policy), ()), Arc::clone(&told)), told)
+}
+
+fn name(host: &str) -> Key {
+    KeyRef::new(Scheme::Http, host, 80).unwrap().to_key()
+}
+
+fn admit(table: &Table<()>, host: &str, now: u64) -> Verdict<()> {
+    table.admit(&name(host).as_ref(), Purpose::Request, at(now)).1
+}
+
+fn forward(table: &Table<()>, host: &str, now: u64) -> Permit<()> {
+    match admit(table, host, now) {
+        Verdict::Forward(permit) => permit,
+        other => panic!("expected a permit, found {other:?}"),
+    }
+}
+
+fn limited(secs: u64) -> Outcome {
+    Outcome::Signal(Signal {
+        reason: Reason::RateLimited,
+        hint: Some(Hint { wait: Duration::from_secs(secs), source: Source::RetryAfterSeconds }),
+        received: None,
+    })
+}
+
+fn refusal(verdict: Verdict<()>) -> NotUntil {
+    match verdict {
+        Verdict::ShortCircuit(refusal) => refusal,
+        other => panic!("expected a refusal, found {other:?}"),
+    }
+}
+
+fn cool(table: &Table<()>, host: &str, secs: u64, now: u64) {
+    let permit = forward(table, host, now);
+    permit.complete(&limited(secs), Some(429), Some("HTTP 429"), at(now), 0);
+}
+
+fn snapshot(table: &Table<()>, host: &str, now: u64) -> Snapshot {
+    table.find(&name(host)).unwrap().snapshot(at(now))
+}
+
+#[test]
+fn the_fast_path_and_the_lock_agree_on_a_cooling_key() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let refused = refusal(admit(&table, "peer", 101));
+    assert_eq!(refused.wait, Duration::from_secs(4));
+    assert_eq!((refused.reason, refused.state, refused.until), (Reason::RateLimited, State::Cooling, at(105)));
+    assert_eq!(snapshot(&table, "peer", 101).short_circuited, 1);
+    assert!(forward(&table, "peer", 105).is_probe());
+}
+
+#[test]
+fn another_key_is_not_touched() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let _permit = forward(&table, "other", 100);
+    let https = KeyRef::new(Scheme::Https, "peer", 80).unwrap();
+    assert!(matches!(table.admit(&https, Purpose::Request, at(100)).1, Verdict::Forward(_)));
+}
+
+#[test]
+fn a_dropped_probe_gives_its_slot_back() {
+    let (table, told) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    drop(forward(&table, "peer", 105));
+    assert_eq!(refusal(admit(&table, "peer", 105)).state, State::Probing);
+    assert!(forward(&table, "peer", 106).is_probe());
+    assert!(told.0.lock().unwrap().iter().any(|event| matches!(event, Event::ProbeEnded(_))));
+}
+
+#[test]
+fn a_success_on_a_clear_key_is_counted_and_resets_what_there_is_to_reset() {
+    let (table, _) = table(10, Mode::Enforce);
+    let failing = forward(&table, "peer", 100);
+    failing.complete(&Outcome::Failing(Failure::Refused), None, Some("refused"), at(100), 0);
+    assert_eq!(snapshot(&table, "peer", 100).view.failures_in_row, 1);
+    for _ in 0..3 {
+        forward(&table, "peer", 101).complete(&Outcome::Success, Some(200), None, at(101), 0);
+    }
+    let shown = snapshot(&table, "peer", 101);
+    assert_eq!((shown.view.failures_in_row, shown.successes, shown.successes_in_row), (0, 3, 3));
+    assert_eq!((shown.last_status, shown.last_success), (Some(200), Some(at(101))));
+    assert_eq!(shown.last_error.as_deref(), Some("refused"));
+}
+
+#[test]
+fn mode_observe_forwards_without_a_permit_what_enforcing_would_refuse() {
+    let (table, _) = table(10, Mode::Observe);
+    cool(&table, "peer", 5, 100);
+    for _ in 0..3 {
+        assert!(matches!(admit(&table, "peer", 101), Verdict::WouldHave(_)));
+    }
+    let shown = snapshot(&table, "peer", 101);
+    assert_eq!((shown.would_have, shown.short_circuited), (3, 0));
+    assert!(forward(&table, "peer", 105).is_probe());
+    assert!(matches!(admit(&table, "peer", 105), Verdict::Forward(_) | Verdict::WouldHave(_)));
+}
+
+#[test]
+fn mode_off_neither_reads_nor_feeds() {
+    let (table, _) = table(10, Mode::Off);
+    assert!(matches!(admit(&table, "peer", 100), Verdict::Pass));
+    assert_eq!(snapshot(&table, "peer", 100).successes, 0);
+}
+
+#[test]
+fn a_freeze_is_enforced_in_every_mode() {
+    for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
+        let (table, _) = table(10, mode);
+        table.freeze(&name("peer"), Duration::from_secs(10), at(100)).unwrap();
+        let refused = refusal(admit(&table, "peer", 101));
+        assert_eq!((refused.reason, refused.wait), (Reason::Manual, Duration::from_secs(9)), "{mode:?}");
+        table.release(&name("peer"), at(102)).unwrap();
+        assert!(!matches!(admit(&table, "peer", 102), Verdict::ShortCircuit(_)), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_freeze_in_mode_observe_ends_with_the_freeze_although_a_longer_cooldown_goes_on() {
+    let (table, _) = table(10, Mode::Observe);
+    let older = forward(&table, "peer", 100);
+    table.freeze(&name("peer"), Duration::from_secs(10), at(100)).unwrap();
+    older.complete(&limited(60), Some(429), None, at(100), 0);
+    assert_eq!(refusal(admit(&table, "peer", 101)).wait, Duration::from_secs(9));
+    assert!(matches!(admit(&table, "peer", 111), Verdict::WouldHave(_)));
+}
+
+#[test]
+fn a_body_decorates_only_the_error_it_belongs_to() {
+    let (table, _) = table(10, Mode::Enforce);
+    let (first, second) = (forward(&table, "peer", 100), forward(&table, "peer", 100));
+    let early = first.complete(&limited(5), Some(429), Some("first"), at(100), 0);
+    let late = second.complete(&limited(5), Some(429), Some("second"), at(100), 0);
+    let entry = table.find(&name("peer")).unwrap();
+    entry.add_error_body(early, "slow");
+    assert_eq!(entry.last_error().as_deref(), Some("second"));
+    entry.add_error_body(late, "calm down");
+    assert_eq!(entry.last_error().as_deref(), Some("second: calm down"));
+}
+
+#[test]
+fn idle_clear_keys_make_room_and_running_cooldowns_stay() {
+    let (table, _) = table(100, Mode::Enforce);
+    for host in 0..50 {
+        cool(&table, &format!("cooling{host}"), 3600, 100);
+    }
+    for host in 0..1000 {
+        drop(forward(&table, &format!("idle{host}"), 100 + host));
+    }
+    let stats = table.stats();
+    assert!(stats.keys <= 100, "{stats:?}");
+    assert_eq!((stats.untracked, stats.evicted), (0, 950));
+    for host in 0..50 {
+        assert_eq!(refusal(admit(&table, &format!("cooling{host}"), 1200)).state, State::Cooling);
+    }
+}
+
+#[test]
+fn full_of_live_cooldowns_new_keys_are_forwarded_untracked_and_counted() {
+    let (table, _) = table(10, Mode::Enforce);
+    for host in 0..10 {
+        cool(&table, &format!("cooling{host}"), 3600, 100);
+    }
+    cool(&table, "new", 3600, 101);
+    assert!(matches!(admit(&table, "new", 101), Verdict::Forward(_)));
+    let stats = table.stats();
+    assert_eq!((stats.keys, stats.untracked, stats.evicted), (10, 2, 0));
+    assert!(table.freeze(&name("new"), Duration::from_secs(5), at(101)).is_none());
+}
+
+#[test]
+fn a_key_with_a_permit_out_is_not_evicted() {
+    let (table, _) = table(2, Mode::Enforce);
+    let permit = forward(&table, "busy", 100);
+    drop(forward(&table, "idle", 200));
+    drop(forward(&table, "new", 300));
+    assert!(table.find(&name("busy")).is_some());
+    assert!(table.find(&name("idle")).is_none());
+    permit.complete(&limited(3600), Some(429), None, at(300), 0);
+    assert_eq!(refusal(admit(&table, "busy", 301)).reason, Reason::RateLimited);
+}
+
+#[test]
+fn release_all_counts_what_it_ended() {
+    let (table, _) = table(10, Mode::Enforce);
+    for host in ["one", "two"] {
+        cool(&table, host, 60, 100);
+    }
+    drop(forward(&table, "clear", 100));
+    assert_eq!(table.release_all(at(101)), 2);
+    let _permit = forward(&table, "one", 101);
+    assert_eq!(table.release(&name("unknown"), at(101)), None);
+}
+
+#[test]
+fn a_host_that_is_only_seen_as_connect_is_told_apart() {
+    let (table, _) = table(10, Mode::Enforce);
+    let (entry, verdict) = table.admit(&name("tunnel").as_ref(), Purpose::Tunnel, at(100));
+    assert!(matches!(verdict, Verdict::Forward(_)));
+    entry.count_tunnel();
+    assert!(snapshot(&table, "tunnel", 100).only_tunnels);
+    drop(forward(&table, "tunnel", 101));
+    assert!(!snapshot(&table, "tunnel", 101).only_tunnels);
+}
+
+#[test]
+fn one_signal_among_parallel_requests_stops_every_thread() {
+    let (table, _) = table(10, Mode::Enforce);
+    let table = &table;
+    cool(table, "peer", 60, 100);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..10_000 {
+                    assert_eq!(refusal(admit(table, "peer", 101)).wait, Duration::from_secs(59));
+                }
+            });
+        }
+    });
+    assert_eq!(snapshot(table, "peer", 101).short_circuited, 20_000);
+}
+
+#[test]
+fn exactly_one_probe_is_out_on_two_threads() {
+    for _ in 0..200 {
+        let (table, _) = table(10, Mode::Enforce);
+        let table = &table;
+        cool(table, "peer", 5, 100);
+        let permits: Vec<_> = std::thread::scope(|scope| {
+            let ask = || scope.spawn(|| (0..10).map(|_| admit(table, "peer", 105)).collect::<Vec<_>>());
+            let threads = [ask(), ask()];
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(permits.iter().filter(|verdict| matches!(verdict, Verdict::Forward(_))).count(), 1);
+    }
+}

@@ -52,11 +52,6 @@ pub(super) fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Whether `text` is the name of a day, so that a comma after it may belong to a date.
-pub(super) fn is_day(text: &[u8]) -> bool {
-    DAYS.iter().any(|day| text == *day || (text.len() == 3 && day.starts_with(text)))
-}
-
 /// What was read, and whether it lies before the first time that [`UnixTime`] can hold.
 struct Date {
     unix: UnixTime,

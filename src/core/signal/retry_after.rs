@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::date::{http_date, is_day, trim};
+use super::date::{http_date, trim};
 use super::{Cause, Causes, Hint, MAX_WAIT};
 use crate::core::decision::Source;
 use crate::core::time::UnixTime;
@@ -104,16 +104,13 @@ impl Reader<'_> {
         }
     }
 
-    /// The date at the head of a list and what follows it, where `first`, the text up to the first comma, is a day's name.
+    /// The date at the head of a list and what follows it, where the comma after `first` is inside a date.
     fn leading_date<'v>(
         &self,
         list: &'v [u8],
         first: &[u8],
         rest: Option<&'v [u8]>,
     ) -> Option<(Hint, Option<&'v [u8]>)> {
-        if !is_day(trim(first)) {
-            return None;
-        }
         let (second, rest) = cut(rest?);
         let end = first.len().saturating_add(1).saturating_add(second.len());
         Some((self.date(trim(list.get(..end)?))?, rest))

@@ -1,0 +1,226 @@
+//! The table of SPEC 3.5: what an outcome does, a method for each column.
+
+use std::time::Duration;
+
+use super::event::{Event, Events, ProbeResult};
+use super::{Cooldown, Live, Phase};
+use crate::core::backoff;
+use crate::core::decision::{Admission, AdmissionKind, Reason, Source, State};
+use crate::core::policy::Policy;
+use crate::core::signal::{Hint, Outcome, Signal};
+use crate::core::time::Instant;
+
+impl Cooldown {
+    pub(super) fn observe_clear(
+        &mut self,
+        policy: &Policy,
+        outcome: &Outcome,
+        now: Instant,
+        draw: u64,
+        events: &mut Events,
+    ) {
+        match outcome {
+            Outcome::Signal(signal) => self.climb(policy, signal, now, draw, events),
+            Outcome::Success => {
+                self.reset_steps();
+                self.ramp_success();
+            }
+            Outcome::Connected => {
+                self.reset_streak();
+                self.ramp_success();
+            }
+            Outcome::Failing(_) => {
+                if self.streak_is_full(policy, now) {
+                    self.open_breaker(policy, State::Clear, now, draw, events);
+                }
+            }
+            Outcome::Answered | Outcome::Neutral => {}
+        }
+    }
+
+    pub(super) fn observe_cooling(&mut self, policy: &Policy, outcome: &Outcome, now: Instant, events: &mut Events) {
+        let Outcome::Signal(signal) = outcome else { return };
+        let Some(hint) = signal.hint else { return };
+        let draw = self.last().map_or(0, |live| live.draw);
+        let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
+        let until = now.saturating_add(delay.length);
+        // On a tie the older stays.
+        if until <= self.deadline() {
+            return;
+        }
+        self.extend(until, signal.reason, hint.source, Some(hint.wait), signal.received.clone());
+        events.push(Event::Extended {
+            reason: signal.reason,
+            source: hint.source,
+            until,
+            length: delay.length,
+            clamped: delay.clamped,
+            received: signal.received.clone(),
+        });
+    }
+
+    pub(super) fn observe_probe(
+        &mut self,
+        policy: &Policy,
+        admission: Admission,
+        outcome: &Outcome,
+        now: Instant,
+        draw: u64,
+        events: &mut Events,
+    ) {
+        match outcome {
+            Outcome::Signal(signal) => {
+                events.push(Event::ProbeEnded(ProbeResult::Limited));
+                self.climb(policy, signal, now, draw, events);
+            }
+            Outcome::Success | Outcome::Connected => {
+                events.push(Event::ProbeEnded(ProbeResult::Success));
+                let Phase::Probing { out, successes, .. } = &mut self.phase else { return };
+                *successes = successes.saturating_add(1);
+                if *successes >= policy.cooldown.success_threshold {
+                    self.clear_by_probe(policy, now, events);
+                    if *outcome == Outcome::Success {
+                        self.reset_steps();
+                    } else {
+                        self.breaker_step = 0;
+                        self.reset_streak();
+                    }
+                    return;
+                }
+                if out.is_some_and(|probe| AdmissionKind::Probe(probe.number) == admission.kind) {
+                    *out = None;
+                }
+                self.verdict_at(now);
+            }
+            Outcome::Answered => {
+                events.push(Event::ProbeEnded(ProbeResult::Answered));
+                self.clear_by_probe(policy, now, events);
+            }
+            Outcome::Failing(_) if policy.breaker.failure_threshold > 0 => {
+                events.push(Event::ProbeEnded(ProbeResult::Failed));
+                self.open_breaker(policy, State::Probing, now, draw, events);
+            }
+            Outcome::Failing(_) => self.free_probe_slot(policy, admission, ProbeResult::Failed, events),
+            Outcome::Neutral => self.free_probe_slot(policy, admission, ProbeResult::Neutral, events),
+        }
+    }
+
+    /// Clear or probing, but the admission is of an older epoch: only a named wait counts.
+    pub(super) fn observe_older(
+        &mut self,
+        policy: &Policy,
+        outcome: &Outcome,
+        now: Instant,
+        draw: u64,
+        events: &mut Events,
+    ) {
+        let Outcome::Signal(signal) = outcome else { return };
+        let Some(hint) = signal.hint else { return };
+        let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
+        let from = self.state(now);
+        self.cool(
+            from,
+            Self::live(signal, Some(hint), hint.source, now, delay.length, draw),
+            (0, delay.clamped),
+            events,
+        );
+    }
+
+    /// A signal that climbs: step + 1, delay.
+    fn climb(&mut self, policy: &Policy, signal: &Signal, now: Instant, draw: u64, events: &mut Events) {
+        self.rate_step = self.rate_step.saturating_add(1);
+        let hint = signal.hint;
+        let delay = backoff::signal_delay(&policy.cooldown, hint.map(|h| h.wait), self.rate_step, draw);
+        let source = match hint {
+            Some(hint) if !delay.by_ladder => hint.source,
+            _ => Source::Ladder,
+        };
+        let from = self.state(now);
+        let live = Self::live(signal, hint, source, now, delay.length, draw);
+        self.cool(from, live, (self.rate_step, delay.clamped), events);
+    }
+
+    fn open_breaker(&mut self, policy: &Policy, from: State, now: Instant, draw: u64, events: &mut Events) {
+        self.breaker_step = self.breaker_step.saturating_add(1);
+        let delay = backoff::breaker_delay(&policy.breaker, policy.cooldown.jitter, self.breaker_step, draw);
+        let history = self.history();
+        history.streak = 0;
+        history.streak_times.clear();
+        let live = Live {
+            started: now,
+            deadline: now.saturating_add(delay.length),
+            reason: Reason::Failing,
+            source: Source::Breaker,
+            hint: None,
+            received: None,
+            draw,
+        };
+        self.cool(from, live, (self.breaker_step, false), events);
+    }
+
+    fn live(signal: &Signal, hint: Option<Hint>, source: Source, now: Instant, length: Duration, draw: u64) -> Live {
+        Live {
+            started: now,
+            deadline: now.saturating_add(length),
+            reason: signal.reason,
+            source,
+            hint: hint.map(|h| h.wait),
+            received: signal.received.clone(),
+            draw,
+        }
+    }
+
+    pub(super) fn cool(&mut self, from: State, live: Live, (step, clamped): (u32, bool), events: &mut Events) {
+        events.push(Event::Started {
+            from,
+            reason: live.reason,
+            source: live.source,
+            until: live.deadline,
+            length: live.deadline.saturating_since(live.started),
+            step,
+            clamped,
+            received: live.received.clone(),
+        });
+        self.enter(Phase::Cooling);
+        let history = self.history();
+        history.totals.cooldowns = history.totals.cooldowns.saturating_add(1);
+        history.quiet_from = live.deadline;
+        history.last = Some(live);
+    }
+
+    pub(super) fn count(&mut self, outcome: &Outcome, now: Instant) {
+        match outcome {
+            Outcome::Signal(_) => {
+                let history = self.history();
+                history.limited_in_row = history.limited_in_row.saturating_add(1);
+                history.totals.signals = history.totals.signals.saturating_add(1);
+                history.quiet_from = history.quiet_from.max(now);
+            }
+            Outcome::Failing(failure) => {
+                let history = self.history();
+                history.failures_in_row = history.failures_in_row.saturating_add(1);
+                history.totals.failures = history.totals.failures.saturating_add(1);
+                history.last_failure = Some((now, *failure));
+            }
+            Outcome::Success | Outcome::Connected | Outcome::Answered | Outcome::Neutral => {}
+        }
+    }
+
+    /// Counts a failure in clear; true when the breaker must open.
+    fn streak_is_full(&mut self, policy: &Policy, now: Instant) -> bool {
+        let breaker = &policy.breaker;
+        if breaker.failure_threshold == 0 {
+            return false;
+        }
+        let window = breaker.failure_window;
+        let history = self.history();
+        if window.is_zero() {
+            history.streak = history.streak.saturating_add(1);
+        } else {
+            history.streak_times.retain(|at| now.saturating_since(*at) <= window);
+            history.streak_times.push_back(now);
+            history.streak = u32::try_from(history.streak_times.len()).unwrap_or(u32::MAX);
+        }
+        history.streak >= breaker.failure_threshold
+    }
+}
