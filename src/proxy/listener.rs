@@ -22,7 +22,6 @@ use super::error::{ErrorKind, ProxyError};
 use super::reverse::Routes;
 use super::shared::Shared;
 use super::upstream::Upstreams;
-use crate::config::settings::Settings;
 use crate::metrics::Bound;
 
 /// How long accepting pauses when this machine has no descriptor or memory left.
@@ -34,6 +33,7 @@ const TOLD: usize = 64;
 /// The open sockets of the data path.
 pub struct Server {
     sockets: Vec<Socket>,
+    shared: Arc<Shared>,
 }
 
 struct Socket {
@@ -73,7 +73,8 @@ impl Server {
     ///
     /// # Errors
     /// When an address cannot be listened on. The built-in address on `::1` may be missing: not every machine has IPv6.
-    pub async fn bind(settings: &Settings) -> Result<Self, BindError> {
+    pub async fn bind(shared: Arc<Shared>) -> Result<Self, BindError> {
+        let settings = &shared.settings;
         let mut sockets = Vec::new();
         for &address in &settings.listen.address {
             match Socket::open(address, Port::Proxy).await {
@@ -93,27 +94,28 @@ impl Server {
             let here = settings.reverse.iter().filter(|reverse| reverse.address.contains(&address)).cloned().collect();
             sockets.push(Socket::open(address, Port::Reverse(Routes::new(here))).await?);
         }
-        Ok(Self { sockets })
+        Ok(Self { sockets, shared })
     }
 
     /// The real addresses of the forward proxy.
-    pub fn proxy_addresses(&self) -> Vec<SocketAddr> {
-        self.addresses(|port| matches!(port, Port::Proxy))
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.those(|port| matches!(port, Port::Proxy))
     }
 
     /// The real addresses of `[[reverse]]`, each once, in the order of the file.
     pub fn reverse_addresses(&self) -> Vec<SocketAddr> {
-        self.addresses(|port| matches!(port, Port::Reverse(_)))
+        self.those(|port| matches!(port, Port::Reverse(_)))
     }
 
-    fn addresses(&self, wanted: impl Fn(&Port) -> bool) -> Vec<SocketAddr> {
+    fn those(&self, wanted: impl Fn(&Port) -> bool) -> Vec<SocketAddr> {
         self.sockets.iter().filter(|socket| wanted(&socket.port)).map(|socket| socket.address).collect()
     }
 
     /// Serves until `drain` becomes true (or its sender is gone) and what was running then has ended, at most
     /// `shutdown.grace` later. Then idle connections are closed at once, running requests are finished; what is left at the
     /// end of the grace time, tunnels and streams too, is cut.
-    pub async fn run(self, shared: Arc<Shared>, upstreams: Upstreams<RequestBody>, mut drain: watch::Receiver<bool>) {
+    pub async fn run(self, upstreams: Upstreams<RequestBody>, mut drain: watch::Receiver<bool>) {
+        let shared = self.shared;
         let (grace, most) = (shared.settings.shutdown.grace, shared.settings.limits.max_connections);
         let context = Context::new(shared, upstreams);
         let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
@@ -175,7 +177,7 @@ impl Acceptor {
                     }
                 },
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
-                _ = stopped.wait_for(Option::is_some) => break,
+                () = async { drop(stopped.wait_for(Option::is_some).await) } => break,
             }
         }
         // No longer accepting: new clients are refused by the system and go elsewhere.
