@@ -247,7 +247,7 @@ async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &
     let io = ClientIo::new(stream, early, Arc::clone(&wire), Arc::clone(&context.refuse));
     let service = service_fn(move |request: Request<Incoming>| {
         let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
-        let seen = client.wire.begin(length);
+        let seen = client.wire.begin(length, request.version());
         let client = Arc::clone(&client);
         async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) }
     });

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -43,6 +43,8 @@ pub(super) struct Wire {
     until_close: AtomicBool,
     /// The client waits for a 100 that has not come.
     unasked: AtomicBool,
+    /// The status line to come is hyper's, of the client's version; ours is HTTP/1.1 (RFC 9112 §2.3).
+    respell: AtomicBool,
     /// An answer of hyper's own making was replaced by ours.
     refused: AtomicBool,
     /// A write is waiting for the client.
@@ -94,6 +96,7 @@ impl Wire {
             broken: AtomicBool::new(false),
             until_close: AtomicBool::new(false),
             unasked: AtomicBool::new(false),
+            respell: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             patience: AtomicU64::new(0),
@@ -116,7 +119,8 @@ impl Wire {
     }
 
     /// hyper has read a head. Says what was seen of it. `body` is the length of its body, `None` when chunked.
-    pub(super) fn begin(&self, body: Option<u64>) -> Head {
+    pub(super) fn begin(&self, body: Option<u64>, version: Version) -> Head {
+        self.respell.store(version < Version::HTTP_11, Ordering::Relaxed);
         self.phase.store(ASKED, Ordering::Relaxed);
         self.body_open.store(body != Some(0), Ordering::Relaxed);
         self.unasked.store(false, Ordering::Relaxed);
@@ -342,6 +346,21 @@ impl ClientIo {
         Some(bufs.iter().map(|buf| buf.len()).fold(0, usize::saturating_add))
     }
 
+    /// Queues our version in place of the client's, and says how many bytes of hyper's that stands for.
+    fn respells(&self, bufs: &[IoSlice<'_>]) -> Option<usize> {
+        const THEIRS: &[u8] = b"HTTP/1.0";
+        if self.mid || !self.wire.respell.load(Ordering::Relaxed) {
+            return None;
+        }
+        let first = bufs.iter().find(|buf| !buf.is_empty())?;
+        self.wire.respell.store(false, Ordering::Relaxed);
+        first.starts_with(THEIRS).then(|| {
+            self.wire.lock().queue.extend_from_slice(b"HTTP/1.1");
+            self.wire.has_queue.store(true, Ordering::Release);
+            THEIRS.len()
+        })
+    }
+
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
             Poll::Ready(Ok(written)) => self.wire.moved(*written),
@@ -397,6 +416,9 @@ impl AsyncWrite for ClientIo {
         let this = self.get_mut();
         if let Some(replaced) = this.replaces(bufs) {
             return Poll::Ready(Ok(replaced));
+        }
+        if let Some(respelt) = this.respells(bufs) {
+            return Poll::Ready(Ok(respelt));
         }
         match this.poll_queue(cx) {
             Poll::Ready(Ok(())) => {}
