@@ -127,9 +127,10 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
-                Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, "the request body broke off or is malformed"))))
-            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ProxyError::new(
+                ErrorKind::RequestBody,
+                "the request body broke off or is malformed",
+            )))),
             Poll::Ready(None) => {
                 this.end();
                 Poll::Ready(None)
@@ -320,7 +321,7 @@ impl Excerpt {
 
     fn keep(&mut self) {
         if self.number != 0 && !self.bytes.is_empty() {
-            self.entry.add_error_body(self.number, &printable(&self.bytes, EXCERPT));
+            self.entry.add_error_body(self.number, &printable(self.bytes.trim_ascii_end(), EXCERPT));
         }
         self.number = 0;
     }

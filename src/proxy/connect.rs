@@ -85,7 +85,7 @@ pub(super) async fn run(
         Err(error) => {
             record.failed(&context.shared, error.kind());
             if let Some(permit) = permit {
-                complete_failed(permit, &error, entry.key().host(), now);
+                complete_failed(permit, &error, entry.key(), now);
             }
             let answer = answers::error(&context.shared, &error, Some(entry.key()), &facts);
             local(client, answer, version, true, record)
@@ -94,11 +94,7 @@ pub(super) async fn run(
 }
 
 /// What can be said before anybody is asked.
-fn check<'a>(
-    client: &Client,
-    request: &Request<Incoming>,
-    authority: &'a Authority,
-) -> Result<KeyRef<'a>, ProxyError> {
+fn check<'a>(client: &Client, request: &Request<Incoming>, authority: &'a Authority) -> Result<KeyRef<'a>, ProxyError> {
     if !request.body().is_end_stream() {
         return Err(ProxyError::new(ErrorKind::BadRequest, "CONNECT has no body (RFC 9110 section 9.3.6)"));
     }
@@ -123,9 +119,7 @@ fn tell_once(entry: &Arc<Entry<Host>>, now: Instant) {
 }
 
 fn reverse_block(key: &Key) -> String {
-    let port = if key.port() == 443 { String::new() } else { format!(":{}", key.port()) };
-    let (open, close) = if key.host().contains(':') { ("[", "]") } else { ("", "") };
-    format!("[[reverse]]\naddress = [\"127.0.0.1:4300\"]\nupstream = \"https://{open}{}{close}{port}\"", key.host())
+    format!("[[reverse]]\naddress = [\"127.0.0.1:4300\"]\nupstream = \"https://{}\"", target::authority(key))
 }
 
 #[cfg(test)]

@@ -27,12 +27,13 @@ use super::headers::{self, ToUpstream, to_client};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
+use super::target;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::{self, Target};
 use super::wire::Interim;
 use crate::core::classify;
 use crate::core::decision::{Purpose, Reason};
-use crate::core::key::KeyRef;
+use crate::core::key::{Key, KeyRef};
 use crate::core::signal::Outcome;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
@@ -186,8 +187,7 @@ impl Exchange<'_> {
                 record.failed(&context.shared, error.kind());
                 self.fail(&error, now);
                 drop(failed.request);
-                let answer =
-                    answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+                let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
             }
         }
@@ -274,7 +274,8 @@ impl Exchange<'_> {
         let wall = clock::wall();
         // Mode off neither reads nor feeds.
         let reads = self.permit.is_some() || self.would.is_some();
-        let reading = reads.then(|| classify::response(&host.settings.policy.signals, status, response.headers(), wall));
+        let reading =
+            reads.then(|| classify::response(&host.settings.policy.signals, status, response.headers(), wall));
         let mut excerpt = None;
         if let Some(reading) = &reading {
             host.metrics.reading(reading);
@@ -331,7 +332,7 @@ impl Exchange<'_> {
 
     /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10)
     fn line(&self, reading: &classify::Reading, status: StatusCode) -> String {
-        let host = self.entry.key().host();
+        let host = target::authority(self.entry.key());
         match reading.hint_seen {
             Some(hint) => {
                 let secs = hint.wait.as_secs().saturating_add(u64::from(hint.wait.subsec_nanos() > 0));
@@ -343,15 +344,15 @@ impl Exchange<'_> {
 
     fn fail(&mut self, error: &ProxyError, now: Instant) {
         if let Some(permit) = self.permit.take() {
-            complete_failed(permit, error, self.entry.key().host(), now);
+            complete_failed(permit, error, self.entry.key(), now);
         }
     }
 }
 
 /// Completes a permit with an error. What says nothing about the host is as if nothing had been sent.
-pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, host: &str, now: Instant) {
+pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, key: &Key, now: Instant) {
     let outcome = error.kind().outcome();
-    let line = format!("{} from {host}: {}", error.kind().as_str(), error.detail());
+    let line = format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
     let line = matches!(outcome, Outcome::Failing(_)).then_some(line.as_str());
     permit.complete(&outcome, None, line, now, clock::draw());
 }

@@ -3,8 +3,8 @@
 //! The map is built anew, since removing from one moves its last field.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, Entry, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, DATE, Entry, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, StatusCode, Version};
 
@@ -63,9 +63,17 @@ impl Via {
     }
 
     fn add(&self, headers: &mut HeaderMap, received: Version) {
-        if let Some((as_11, as_10)) = &self.values {
-            let value = if received == Version::HTTP_10 { as_10 } else { as_11 };
-            headers.append(VIA, value.clone());
+        let Some((as_11, as_10)) = &self.values else { return };
+        let own = if received == Version::HTTP_10 { as_10 } else { as_11 };
+        // One list on one line: few readers expect more.
+        let mut whole = Vec::new();
+        for member in headers.get_all(VIA) {
+            whole.extend_from_slice(member.as_bytes());
+            whole.extend_from_slice(b", ");
+        }
+        whole.extend_from_slice(own.as_bytes());
+        if let Ok(whole) = HeaderValue::try_from(whole) {
+            headers.insert(VIA, whole);
         }
     }
 }
@@ -116,7 +124,13 @@ impl ToUpstream<'_> {
 }
 
 /// The fields of an upstream's answer as the client gets them. `now` is for a `Date` that is missing (RFC 9110 §6.6.1).
-pub(super) fn to_client(headers: HeaderMap, status: StatusCode, received: Version, via: &Via, now: UnixTime) -> HeaderMap {
+pub(super) fn to_client(
+    headers: HeaderMap,
+    status: StatusCode,
+    received: Version,
+    via: &Via,
+    now: UnixTime,
+) -> HeaderMap {
     let upgrade: Vec<HeaderValue> = if status == StatusCode::SWITCHING_PROTOCOLS {
         headers.get_all(UPGRADE).iter().cloned().collect()
     } else {
@@ -274,7 +288,7 @@ mod tests {
 
     #[test]
     fn via_grows_by_one_and_shows_a_loop() {
-        assert_eq!(sent(&[("host", "a"), ("via", "1.0 other")], None, false), ["host: a", "via: 1.0 other", "via: 1.1 edge"]);
+        assert_eq!(sent(&[("host", "a"), ("via", "1.0 other")], None, false), ["host: a", "via: 1.0 other, 1.1 edge"]);
         let via = Via::new("edge", false);
         for (value, is_loop) in [
             ("1.1 edge", true),
@@ -296,12 +310,18 @@ mod tests {
             shown(&to_client(map(fields), StatusCode::from_u16(status).unwrap(), Version::HTTP_11, &via, now))
         };
         assert_eq!(
-            answer(429, &[("retry-after", "5"), ("connection", "close"), ("date", "x"), ("holdoff", "fake"), ("x-z", "1")]),
+            answer(
+                429,
+                &[("retry-after", "5"), ("connection", "close"), ("date", "x"), ("holdoff", "fake"), ("x-z", "1")]
+            ),
             ["retry-after: 5", "date: x", "x-z: 1", "via: 1.1 edge"]
         );
         assert_eq!(answer(200, &[]), ["date: Fri, 20 Nov 2026 10:00:00 GMT", "via: 1.1 edge"]);
         assert_eq!(answer(204, &[("date", "x"), ("content-length", "0")]), ["date: x", "via: 1.1 edge"]);
-        assert_eq!(answer(304, &[("date", "x"), ("content-length", "9")]), ["date: x", "content-length: 9", "via: 1.1 edge"]);
+        assert_eq!(
+            answer(304, &[("date", "x"), ("content-length", "9")]),
+            ["date: x", "content-length: 9", "via: 1.1 edge"]
+        );
         assert_eq!(
             answer(200, &[("date", "x"), ("transfer-encoding", "chunked"), ("content-length", "9")]),
             ["date: x", "via: 1.1 edge"]

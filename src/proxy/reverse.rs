@@ -65,7 +65,8 @@ fn behind<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
 
 impl Route {
     fn new(settings: settings::Reverse) -> Self {
-        let host = HeaderValue::try_from(authority(&settings.upstream)).ok().filter(|_| settings.host_from_upstream);
+        let host =
+            HeaderValue::try_from(target::authority(&settings.upstream)).ok().filter(|_| settings.host_from_upstream);
         Self { settings, host }
     }
 
@@ -81,13 +82,6 @@ impl Route {
             .parse()
             .map_err(|_| ProxyError::new(ErrorKind::BadRequest, "the path cannot be mapped to the upstream"))
     }
-}
-
-/// `host` or `host:port` of a key, the default port left out.
-fn authority(key: &Key) -> String {
-    let (open, close) = if key.host().contains(':') { ("[", "]") } else { ("", "") };
-    let port = if key.port() == key.scheme().default_port() { String::new() } else { format!(":{}", key.port()) };
-    format!("{open}{}{close}{port}", key.host())
 }
 
 /// Maps an answer back to what the client knows: only `Location` and `Content-Location` that point at the upstream.
@@ -206,7 +200,10 @@ fn read<'r>(
 }
 
 fn no_route() -> ProxyError {
-    ProxyError::new(ErrorKind::NoRoute, "no `[[reverse]]` on this address has a `path` that the request's path starts with")
+    ProxyError::new(
+        ErrorKind::NoRoute,
+        "no `[[reverse]]` on this address has a `path` that the request's path starts with",
+    )
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Uri, Version};
 use super::error::{ErrorKind, ProxyError};
 use super::headers::options;
 use super::tap::Head;
-use crate::core::key::{KeyError, KeyRef, Scheme};
+use crate::core::key::{Key, KeyError, KeyRef, Scheme};
 
 /// The form of a request target (RFC 9112 §3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +49,7 @@ pub(super) fn form(method: &Method, uri: &Uri) -> Result<Form, ProxyError> {
             "a proxy reaches https by CONNECT, so that TLS is between the client and the host; to let holdoff speak TLS, \
              put a `[[reverse]]` for the host into holdoff.toml and ask its address over http",
         )),
-        (Some(_), _) => {
-            Err(ProxyError::new(ErrorKind::UnknownScheme, "expected a target that starts with `http://`"))
-        }
+        (Some(_), _) => Err(ProxyError::new(ErrorKind::UnknownScheme, "expected a target that starts with `http://`")),
         (None, Some(_)) => Err(bad("expected a whole URL or a path as the target, found `host:port`")),
         (None, None) if uri.path() == "*" => {
             if method == Method::OPTIONS {
@@ -82,6 +80,13 @@ fn bad_authority(error: KeyError, place: &str) -> ProxyError {
 /// [`ErrorKind::BadRequest`].
 pub(super) fn key(scheme: Scheme, authority: &str) -> Result<KeyRef<'_>, ProxyError> {
     KeyRef::from_authority(scheme, authority).map_err(|error| bad_authority(error, "target"))
+}
+
+/// `host` or `host:port` of a key, the default port left out.
+pub(super) fn authority(key: &Key) -> String {
+    let (open, close) = if key.host().contains(':') { ("[", "]") } else { ("", "") };
+    let port = if key.port() == key.scheme().default_port() { String::new() } else { format!(":{}", key.port()) };
+    format!("{open}{}{close}{port}", key.host())
 }
 
 /// The target in origin-form, as an upstream gets it: path and query byte for byte.
@@ -116,7 +121,8 @@ pub(super) fn check_head(version: Version, headers: &HeaderMap, seen: &Head) -> 
         }
     }
     for option in options(headers) {
-        if [&b"content-length"[..], b"transfer-encoding", b"host"].iter().any(|name| option.eq_ignore_ascii_case(name)) {
+        if [&b"content-length"[..], b"transfer-encoding", b"host"].iter().any(|name| option.eq_ignore_ascii_case(name))
+        {
             return Err(bad("`Connection` names a field that is not the connection's"));
         }
     }
