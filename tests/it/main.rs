@@ -3,6 +3,7 @@
 mod clients;
 mod config;
 mod demo;
+mod exchanges;
 mod exec;
 mod failures;
 mod layers;
