@@ -34,7 +34,7 @@ use super::headers::Via;
 use super::reverse::{self, Routes};
 use super::shared::Shared;
 use super::tap::{Head, Partial};
-use super::tunnel::Tunnel;
+use super::tunnel::{Ended, Tunnel};
 use super::upstream::Upstreams;
 use super::wire::{ClientIo, Refuse, Wire};
 use crate::metrics::{Bound, Listener};
@@ -194,7 +194,12 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
         // Boxed, so that an idle connection does not keep the room for a busy one.
         match Box::pin(converse(client, stream, early, &mut drain)).await {
             Next::Wait(idle, rest) => (stream, early) = (idle, rest),
-            Next::Tunnel(tunnel, stream, early) => return Box::pin(tunnel.run(stream, early)).await,
+            Next::Tunnel(tunnel, stream, early) => {
+                if Box::pin(tunnel.run(stream, early)).await == Ended::Idle {
+                    context.shared.metrics.bound_reached(Bound::TunnelIdle);
+                }
+                return;
+            }
             Next::Over => return,
         }
     }
@@ -334,7 +339,11 @@ impl<'a> Watch<'a> {
     fn new(context: &'a Context, wire: &'a Wire) -> Self {
         let header = context.shared.settings.limits.header_timeout;
         // hyper counts the header timeout from the end of the last answer, so that it must be given back before.
-        let every = if header.is_zero() { TICK } else { TICK.min(header / 4).max(Duration::from_millis(5)) };
+        let every = if header.is_zero() {
+            TICK
+        } else {
+            TICK.min(header.checked_div(4).unwrap_or(TICK)).max(Duration::from_millis(5))
+        };
         let tick = Box::pin(tokio::time::sleep(every));
         Self { context, wire, tick, every, idle_at: None, stalled: None, drained: false }
     }

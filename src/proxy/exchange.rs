@@ -97,7 +97,8 @@ pub(super) async fn run(
     let place = match Place::take(client, &request, &to.key, &shape, arrived) {
         Ok(place) => place,
         Err(error) => {
-            let record = Record::new(&context.shared, None, &request, arrived);
+            let entry = context.shared.table.entry(&to.key, arrived);
+            let record = Record::new(&context.shared, Some(&entry), &request, arrived);
             return refuse(client, request, &error, record).await;
         }
     };

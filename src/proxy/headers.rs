@@ -165,7 +165,10 @@ fn copy(
     out: &mut HeaderMap,
     mut pass: impl FnMut(&HeaderName, HeaderValue) -> Option<HeaderValue>,
 ) {
-    let named: Vec<HeaderName> = options(&headers).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
+    let named: Vec<HeaderName> = options(&headers)
+        .filter(|option| ![&b"close"[..], b"keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual)))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
     let mut marks = headers.contains_key(PROXY_STATUS).then(|| {
         let mut marks = HeaderMap::new();
         for value in headers.get_all(PROXY_STATUS) {

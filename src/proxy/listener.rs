@@ -176,7 +176,11 @@ impl Acceptor {
                         tokio::time::sleep(PAUSE).await;
                     }
                 },
-                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection was given up: this is a fault of holdoff, please report it");
+                    }
+                }
                 () = async { drop(stopped.wait_for(Option::is_some).await) } => break,
             }
         }

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::tap::Head;
 use super::target::{self, Form};
 use crate::config::settings;
-use crate::core::key::{Key, KeyRef, Scheme};
+use crate::core::key::{KeyRef, Scheme};
 use crate::core::time::Instant;
 
 /// The upstreams behind one address, the longest prefix first.
@@ -163,8 +163,10 @@ pub(super) async fn serve(
     if let Passage::Answer(answer) = forward::passage(client, &mut request) {
         return forward::own(client, request, answer, arrived).await;
     }
+    // The client's own, also where it stood in the target or was left out.
+    let host = route.host.clone().or_else(|| HeaderValue::try_from(client_host.as_str()).ok());
     let mapping = route.settings.rewrite_location.then_some(Mapping { route, client_host });
-    let to = Outbound { key: route.settings.upstream.as_ref(), path, host: route.host.clone(), mapping };
+    let to = Outbound { key: route.settings.upstream.as_ref(), path, host, mapping };
     exchange::run(client, request, to, arrived).await
 }
 
@@ -209,6 +211,7 @@ fn no_route() -> ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::key::Key;
 
     fn reverse(path: &str, upstream: &str, upstream_path: &str, host_from_upstream: bool) -> settings::Reverse {
         settings::Reverse {

@@ -44,6 +44,15 @@ pub(super) enum Far {
     Upgrade(OnUpgrade),
 }
 
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By one of its sides.
+    Closed,
+    /// Nothing had moved for too long.
+    Idle,
+}
+
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel").field("idle", &self.idle).finish_non_exhaustive()
@@ -52,7 +61,7 @@ impl fmt::Debug for Tunnel {
 
 impl Tunnel {
     /// Carries bytes until the end. `early` came from the client before the tunnel was open.
-    pub(super) async fn run(self, client: TcpStream, early: Bytes) {
+    pub(super) async fn run(self, client: TcpStream, early: Bytes) -> Ended {
         let Self { far, counts, idle, place } = self;
         let ended = match far {
             Far::Socket(far) => carry_sockets(client, far, &early, idle, &counts).await,
@@ -61,10 +70,11 @@ impl Tunnel {
                 Err(error) => Err(io::Error::other(error)),
             },
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a tunnel ended with an error");
-        }
         drop(place);
+        ended.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a tunnel ended with an error");
+            Ended::Closed
+        })
     }
 }
 
@@ -74,7 +84,7 @@ async fn carry_sockets(
     early: &[u8],
     idle: Duration,
     counts: &TunnelGuard,
-) -> io::Result<()> {
+) -> io::Result<Ended> {
     let moved = AtomicU64::new(0);
     let (near_read, near_write) = client.split();
     let (far_read, far_write) = far.split();
@@ -89,7 +99,7 @@ async fn carry_upgraded(
     early: &[u8],
     idle: Duration,
     counts: &TunnelGuard,
-) -> io::Result<()> {
+) -> io::Result<Ended> {
     let moved = AtomicU64::new(0);
     let (near_read, near_write) = client.split();
     let (far_read, far_write) = tokio::io::split(TokioIo::new(far));
@@ -104,10 +114,10 @@ async fn both(
     down: impl Future<Output = io::Result<()>>,
     idle: Duration,
     moved: &AtomicU64,
-) -> io::Result<()> {
+) -> io::Result<Ended> {
     tokio::select! {
-        ended = async { tokio::try_join!(up, down) } => ended.map(drop),
-        () = stands_still(idle, moved) => Err(io::Error::new(io::ErrorKind::TimedOut, "idle for too long")),
+        ended = async { tokio::try_join!(up, down) } => ended.map(|_| Ended::Closed),
+        () = stands_still(idle, moved) => Ok(Ended::Idle),
     }
 }
 

@@ -595,3 +595,69 @@ async fn at_the_end_idle_connections_close_at_once_and_running_requests_are_fini
     assert_eq!(busy.rest().await, b"");
     tokio::time::timeout(DEADLINE / 2, ending).await.expect("the end before the grace is over").unwrap();
 }
+
+#[tokio::test]
+async fn half_a_head_is_kept_while_the_client_pauses() {
+    let origin = Origin::start(|_| ok("fine")).await;
+    let holdoff = Holdoff::start("").await;
+    let (mut client, host) = (holdoff.client().await, origin.address());
+    for _ in 0..2 {
+        client.send(format!("GET http://{host}/ HTTP/1.1\r\nHo")).await;
+        // Longer than an idle connection stays with hyper.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        client.send(format!("st: {host}\r\n\r\n")).await;
+        assert_eq!(client.answer("GET").await.text(), "fine");
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_in_which_nothing_moves_is_cut() {
+    let host = Host::start().await;
+    let holdoff = Holdoff::start("[defaults.timeouts]\ntunnel_idle = \"400ms\"\n").await;
+    let mut client = holdoff.client().await;
+    client.send(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", host.address)).await;
+    assert_eq!(client.answer("CONNECT").await.status, 200);
+    let mut line = host.accept().await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        client.send("still here").await;
+        line.until("still here").await;
+    }
+    line.ends().await;
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(holdoff.metric("holdoff_bounds_reached_total{bound=\"tunnel_idle\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_tunnel_closes_one_direction_at_a_time() {
+    let host = Host::start().await;
+    let holdoff = Holdoff::start("").await;
+    let mut client = holdoff.client().await;
+    client.send(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", host.address)).await;
+    assert_eq!(client.answer("CONNECT").await.status, 200);
+    let mut line = host.accept().await;
+    client.send("question").await;
+    client.finish().await;
+    line.until("question").await;
+    line.ends().await;
+    line.send("answer").await;
+    drop(line);
+    assert_eq!(client.rest().await, b"answer");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut() {
+    let host = Host::start().await;
+    let holdoff = Holdoff::start("[defaults.timeouts]\nbody_idle = \"500ms\"\n").await;
+    let mut client = holdoff.client().await;
+    client.send(format!("GET http://{}/ HTTP/1.1\r\nHost: {0}\r\n\r\n", host.address)).await;
+    let mut line = host.accept().await;
+    line.until("\r\n\r\n").await;
+    let flood = async {
+        line.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+        let piece = vec![b'x'; 1 << 16];
+        while line.stream.write_all(&piece).await.is_ok() {}
+    };
+    within("the host to be let go", flood).await;
+    drop(client);
+}
