@@ -20,7 +20,6 @@ mod demo;
 mod exec;
 mod freeze;
 mod health;
-mod logs;
 mod release;
 mod run;
 mod status;
