@@ -1,25 +1,44 @@
-//! `holdoff freeze`. Placeholder: this file is written elsewhere and takes its place in the merge.
+//! `holdoff freeze`: an operator sets a cooldown.
 
 use std::process::ExitCode;
 
-use super::{AdminAddress, AdminArgs, Error};
+use bytes::Bytes;
+use http::Method;
 
-/// freeze
+use super::client::{Client, clean, runtime};
+use super::{AdminArgs, Error, print};
+use crate::admin::query::encode;
+use crate::admin::view::Change;
+
+/// `holdoff freeze`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
-    /// The host: a URL or HOST[:PORT] (https)
-    pub(crate) key: String,
-    /// For how long, such as 30m
+    admin: AdminArgs,
+    /// The host: a URL such as https://peer.example, or HOST[:PORT] (then https is meant)
+    #[arg(value_name = "HOST")]
+    key: String,
+    /// For how long, such as 30m or "1h 30m"; at most 30 days
     #[arg(long = "for", value_name = "DURATION")]
-    pub(crate) duration: String,
+    length: String,
     /// Why, for those who look
     #[arg(long, value_name = "TEXT")]
-    pub(crate) reason: Option<String>,
+    reason: Option<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
-    let _ = (args.admin.token()?, args.admin.admin == AdminAddress::Unix("/".into()));
-    Err(Error::failed(format!("`holdoff freeze` is not in this build ({args:?})")))
+    let client = Client::new(&args.admin)?;
+    let mut path = format!("/api/v1/cooldowns?key={}&for={}", encode(&args.key), encode(&args.length));
+    if let Some(reason) = &args.reason {
+        path.push_str("&reason=");
+        path.push_str(&encode(reason));
+    }
+    let body = runtime()?.block_on(client.good(Method::PUT, &path, Bytes::new()))?;
+    print(&sentence(&client.read(&body)?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What happened, in a line.
+pub(super) fn sentence(change: &Change) -> String {
+    format!("{}\n", clean(&change.message))
 }

@@ -14,6 +14,7 @@ use crate::config::diagnostic::ConfigErrors;
 
 mod admin_args;
 mod check;
+mod client;
 mod config;
 mod config_args;
 mod demo;
@@ -23,6 +24,7 @@ mod health;
 mod release;
 mod run;
 mod status;
+mod status_page;
 
 pub(crate) use admin_args::{AdminAddress, AdminArgs};
 pub(crate) use config_args::ConfigArgs;

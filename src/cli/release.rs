@@ -1,23 +1,36 @@
-//! `holdoff release`. Placeholder: this file is written elsewhere and takes its place in the merge.
+//! `holdoff release`: an operator ends a cooldown, or all.
 
 use std::process::ExitCode;
 
-use super::{AdminAddress, AdminArgs, Error};
+use bytes::Bytes;
+use http::Method;
 
-/// release
+use super::client::{Client, runtime};
+use super::freeze::sentence;
+use super::{AdminArgs, Error, print};
+use crate::admin::query::encode;
+
+/// `holdoff release`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
-    /// The host: a URL or HOST[:PORT] (https)
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub(crate) key: Option<String>,
+    admin: AdminArgs,
+    /// The host: a URL such as https://peer.example, or HOST[:PORT] (then https is meant)
+    #[arg(value_name = "HOST", required_unless_present = "all", conflicts_with = "all")]
+    key: Option<String>,
     /// Every host
     #[arg(long)]
-    pub(crate) all: bool,
+    all: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
-    let _ = (args.admin.token()?, args.admin.admin == AdminAddress::Unix("/".into()));
-    Err(Error::failed(format!("`holdoff release` is not in this build ({args:?})")))
+    let client = Client::new(&args.admin)?;
+    let path = match &args.key {
+        Some(key) => format!("/api/v1/cooldowns?key={}", encode(key)),
+        None if args.all => "/api/v1/cooldowns".to_owned(),
+        None => return Err(Error::usage("expected a host or `--all`")),
+    };
+    let body = runtime()?.block_on(client.good(Method::DELETE, &path, Bytes::new()))?;
+    print(&sentence(&client.read(&body)?))?;
+    Ok(ExitCode::SUCCESS)
 }
