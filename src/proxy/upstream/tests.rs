@@ -142,7 +142,7 @@ fn host() -> HostSettings {
 fn upstreams_with(change: impl FnOnce(&mut settings::Upstream)) -> Upstreams<Told> {
     let mut settings = settings();
     change(&mut settings);
-    let hosts = Hosts { defaults: Arc::new(host()), hosts: Vec::new() };
+    let hosts = Hosts::new(Arc::new(host()), Vec::new());
     Upstreams::new(&settings, &limits(), &hosts, egress(true, Vec::new())).unwrap()
 }
 
@@ -745,7 +745,7 @@ async fn what_fails_before_a_connection_gives_the_request_back() {
 #[tokio::test]
 async fn names_are_judged_by_what_they_resolve_to() {
     let origin = Origin::answering(OK).await;
-    let hosts = Hosts { defaults: Arc::new(host()), hosts: Vec::new() };
+    let hosts = Hosts::new(Arc::new(host()), Vec::new());
     let by_name = Key::parse(&format!("http://localhost:{}", origin.key.port())).unwrap();
     let own = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), origin.key.port());
     let wildcard = SocketAddr::new(IpAddr::from([0; 16]), origin.key.port());
@@ -831,7 +831,7 @@ fn trusting(file: &Path) -> HostSettings {
 }
 
 async fn ask_tls(upstreams: &Upstreams<Told>, key: &Key, host: &HostSettings) -> Result<String, ErrorKind> {
-    upstreams.prepare(&Hosts { defaults: Arc::new(host.clone()), hosts: Vec::new() }).unwrap();
+    upstreams.prepare(&Hosts::new(Arc::new(host.clone()), Vec::new())).unwrap();
     match send_as(upstreams, key, host, get()).await {
         Ok(response) => body(response).await,
         Err(failed) => Err(failed.error.kind()),
@@ -907,7 +907,7 @@ fn a_bad_authority_file_stops_the_start() {
     std::fs::write(&garbled, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
     for file in [missing, empty, garbled] {
         let start = |settings: &settings::Upstream, host: HostSettings| {
-            let hosts = Hosts { defaults: Arc::new(host), hosts: Vec::new() };
+            let hosts = Hosts::new(Arc::new(host), Vec::new());
             Upstreams::<Told>::new(settings, &limits(), &hosts, egress(true, Vec::new())).map(drop)
         };
         let mut global = settings();
