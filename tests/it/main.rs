@@ -7,6 +7,7 @@ mod exec;
 mod failures;
 mod layers;
 mod lifecycle;
+mod metrics;
 mod storm;
 mod support;
 mod tunnels;
