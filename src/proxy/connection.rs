@@ -333,7 +333,11 @@ impl<'a> Watch<'a> {
     fn new(context: &'a Context, wire: &'a Wire) -> Self {
         let header = context.shared.settings.limits.header_timeout;
         // hyper counts the header timeout from the end of the last answer, so that it must be given back before.
-        let every = if header.is_zero() { TICK } else { TICK.min(header / 4).max(Duration::from_millis(5)) };
+        let every = if header.is_zero() {
+            TICK
+        } else {
+            TICK.min(header.checked_div(4).unwrap_or(TICK)).max(Duration::from_millis(5))
+        };
         let tick = Box::pin(tokio::time::sleep(every));
         Self { context, wire, tick, every, idle_at: None, stalled: None, drained: false }
     }
