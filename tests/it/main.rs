@@ -14,6 +14,7 @@
 mod clients;
 mod config;
 mod demo;
+mod exchanges;
 mod exec;
 mod failures;
 mod forward;
