@@ -284,5 +284,4 @@ fn paint(text: &str, code: &str, style: Style) -> String {
 }
 
 #[cfg(test)]
-#[path = "status_page_tests.rs"]
 mod tests;

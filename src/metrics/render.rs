@@ -220,7 +220,10 @@ impl Text {
         let text = self.families.entry(family.name).or_default();
         text.push_str(family.name);
         text.push_str(suffix);
-        let labels = family.labels.iter().copied().zip(values.iter().copied()).chain(le.map(|bound| ("le", bound)));
+        // In the order that client libraries have: by name, and `le` last.
+        let mut labels: Vec<_> = family.labels.iter().copied().zip(values.iter().copied()).collect();
+        labels.sort_unstable();
+        labels.extend(le.map(|bound| ("le", bound)));
         let mut open = '{';
         for (name, value) in labels {
             text.push(open);

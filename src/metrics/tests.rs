@@ -90,8 +90,8 @@ fn a_host_that_comes_back_after_its_series_were_dropped_counts_again() {
     b.action(Action::Forwarded);
     a.action(Action::Forwarded);
     let text = scrape(&metrics, &table, later(4001));
-    assert!(has(&text, "holdoff_requests_total{host=\"b.example\",action=\"forwarded\"} 1"), "{text}");
-    assert!(has(&text, "holdoff_requests_total{host=\"_other\",action=\"forwarded\"} 2"), "{text}");
+    assert!(has(&text, "holdoff_requests_total{action=\"forwarded\",host=\"b.example\"} 1"), "{text}");
+    assert!(has(&text, "holdoff_requests_total{action=\"forwarded\",host=\"_other\"} 2"), "{text}");
     assert_eq!(metrics.actions().next(), Some((Action::Forwarded, 4)), "totals lose nothing");
 }
 
@@ -112,7 +112,7 @@ fn http_and_https_of_a_host_share_its_label() {
     metrics.host(&key("http://a.example")).action(Action::Failed);
     metrics.host(&key("https://a.example")).action(Action::Failed);
     let text = scrape(&metrics, &table(&metrics), NOW);
-    assert!(has(&text, "holdoff_requests_total{host=\"a.example\",action=\"failed\"} 2"));
+    assert!(has(&text, "holdoff_requests_total{action=\"failed\",host=\"a.example\"} 2"));
 }
 
 #[test]
@@ -135,12 +135,12 @@ fn what_a_response_says_is_counted_by_source_field_and_cause() {
         "holdoff_signals_total{host=\"a.example\",source=\"retry_after_seconds\"} 1",
         "holdoff_signals_total{host=\"a.example\",source=\"retry_after_date\"} 1",
         "holdoff_signals_total{host=\"a.example\",source=\"none\"} 2",
-        "holdoff_signal_errors_total{field=\"retry_after\",cause=\"malformed\"} 1",
+        "holdoff_signal_errors_total{cause=\"malformed\",field=\"retry_after\"} 1",
         "holdoff_hint_seconds_bucket{le=\"60\"} 1",
         "holdoff_hint_seconds_count 2",
         "holdoff_hint_seconds_sum 180",
-        "holdoff_upstream_responses_total{host=\"a.example\",class=\"429\"} 4",
-        "holdoff_upstream_responses_total{host=\"a.example\",class=\"4xx\"} 0",
+        "holdoff_upstream_responses_total{class=\"429\",host=\"a.example\"} 4",
+        "holdoff_upstream_responses_total{class=\"4xx\",host=\"a.example\"} 0",
         "holdoff_clock_offset_seconds{host=\"a.example\"} 7",
         "holdoff_last_success_timestamp_seconds{host=\"a.example\"} 1795168800",
     ] {
@@ -177,7 +177,7 @@ fn the_gauges_of_cooldowns_follow_the_table() {
     table.release(&key("a.example"), NOW);
     let text = scrape(&metrics, &table, NOW);
     assert!(!text.contains("holdoff_cooldown_end_timestamp_seconds{"));
-    assert!(has(&text, "holdoff_cooldowns_ended_total{host=\"a.example\",cause=\"release\"} 1"));
+    assert!(has(&text, "holdoff_cooldowns_ended_total{cause=\"release\",host=\"a.example\"} 1"));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn every_family_has_its_help_and_every_label_its_value() {
     }
     for line in [
         "holdoff_tunnels_open{host=\"a.example\"} 0",
-        "holdoff_tunnel_bytes_total{host=\"a.example\",direction=\"to_upstream\"} 7",
+        "holdoff_tunnel_bytes_total{direction=\"to_upstream\",host=\"a.example\"} 7",
         "holdoff_connections_open{listener=\"admin\"} 1",
         "holdoff_admin_actions_total{action=\"freeze\",result=\"ok\"} 1",
         "holdoff_upstream_connections{state=\"idle\"} 2",
