@@ -8,6 +8,7 @@ mod failures;
 mod layers;
 mod lifecycle;
 mod metrics;
+mod operators;
 mod storm;
 mod support;
 mod tunnels;
