@@ -48,7 +48,7 @@ fn shared(config: &str) -> Arc<Shared> {
     let metrics = Metrics::new(&settings.metrics, std::iter::empty());
     let (hosts, handles) = (settings.hosts.clone(), Arc::clone(&metrics));
     let attach = move |key: &Key| {
-        let host = Host { settings: Arc::clone(hosts.resolve(key)), metrics: handles.host(key) };
+        let host = Host::new(Arc::clone(hosts.resolve(key)), handles.host(key));
         (Arc::clone(&host.settings.policy), host)
     };
     let table = Arc::new(Table::new(settings.limits.max_keys, attach, Transitions::default()));

@@ -28,9 +28,10 @@ use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
-use super::{ConfigArgs, Error, logs};
+use super::{ConfigArgs, Error};
 use crate::config::Loaded;
 use crate::config::settings::{ListenAddress, Settings};
+use crate::telemetry;
 use crate::sidecar::Sidecar;
 
 /// How long the sidecar may take to end: its client has ended already.
@@ -55,7 +56,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let Loaded { settings, warnings, effective, .. } = args.config.load()?;
     let settings = own_settings(settings, |key| effective.is_said(key));
-    logs::start(&settings.log)?;
+    telemetry::init(&settings.log).map_err(|e| Error::usage(e.to_string()))?;
     for warning in warnings {
         super::warn(&warning);
     }

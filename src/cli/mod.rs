@@ -21,7 +21,6 @@ mod demo;
 mod exec;
 mod freeze;
 mod health;
-mod logs;
 mod release;
 mod run;
 mod status;
