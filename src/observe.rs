@@ -99,7 +99,10 @@ impl Deadline {
     }
 
     fn length(&self) -> humantime::FormattedDuration {
-        humantime::format_duration(Duration::from_millis(u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX)))
+        // To the second, which is what people read; shorter ones to the millisecond.
+        let millis = u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX);
+        let shown = if millis < 1000 { millis } else { (millis.saturating_add(500) / 1000).saturating_mul(1000) };
+        humantime::format_duration(Duration::from_millis(shown))
     }
 }
 

@@ -31,8 +31,8 @@ use tokio::signal::unix::{self, SignalKind};
 use super::{ConfigArgs, Error};
 use crate::config::Loaded;
 use crate::config::settings::{ListenAddress, Settings};
-use crate::telemetry;
 use crate::sidecar::Sidecar;
+use crate::telemetry;
 
 /// How long the sidecar may take to end: its client has ended already.
 const GRACE: Duration = Duration::from_secs(1);
