@@ -55,11 +55,6 @@ impl ConfigArgs {
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         Ok(config::load(&self.sources)?)
     }
-
-    /// The sources, to add to them.
-    pub(crate) fn sources(&self) -> &Sources {
-        &self.sources
-    }
 }
 
 impl clap::Args for ConfigArgs {

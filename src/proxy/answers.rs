@@ -7,8 +7,10 @@ use bytes::Bytes;
 
 use super::error::{ErrorKind, ProxyError};
 use super::shared::{Host, Shared};
+use super::tap::Partial;
 use crate::core::decision::NotUntil;
 use crate::core::key::Key;
+use crate::metrics::Bound;
 use crate::synthetic::{self, LocalError, RequestFacts, ShortCircuit};
 use crate::table::{Entry, clock};
 
@@ -92,17 +94,29 @@ pub(super) fn raw(shared: &Shared, what: &ProxyError) -> Vec<u8> {
     out
 }
 
-/// What is said of a head that hyper could not read, by the status that hyper chose. `has_line`: a line of it had ended.
-pub(super) fn unreadable(status: StatusCode, has_line: bool) -> ProxyError {
+/// What is said of a head that hyper could not read, by the status that hyper chose, and the bound it reached.
+pub(super) fn unreadable(status: StatusCode, seen: Partial) -> (ProxyError, Option<Bound>) {
     match status {
-        StatusCode::URI_TOO_LONG => ProxyError::new(ErrorKind::UriTooLong, "the request target is too long"),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if !has_line => {
-            ProxyError::new(ErrorKind::UriTooLong, "the request target is longer than `limits.max_header_bytes`")
-        }
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ProxyError::new(
-            ErrorKind::HeadTooLarge,
-            "the request head is larger than `limits.max_header_bytes` or has more fields than `limits.max_header_fields`",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if seen.long_line => (
+            ProxyError::new(ErrorKind::UriTooLong, "the request target is longer than `limits.max_header_bytes`"),
+            Some(Bound::HeaderBytes),
         ),
-        _ => ProxyError::new(ErrorKind::BadRequest, "the request head is malformed"),
+        StatusCode::URI_TOO_LONG => {
+            (ProxyError::new(ErrorKind::UriTooLong, "the request target is too long"), Some(Bound::HeaderBytes))
+        }
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if seen.large => (
+            ProxyError::new(ErrorKind::HeadTooLarge, "the request head is larger than `limits.max_header_bytes`"),
+            Some(Bound::HeaderBytes),
+        ),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+            ProxyError::new(ErrorKind::HeadTooLarge, "the request has more fields than `limits.max_header_fields`"),
+            Some(Bound::HeaderFields),
+        ),
+        _ => (malformed(), None),
     }
+}
+
+/// What is said of a head that is no HTTP/1.
+pub(super) fn malformed() -> ProxyError {
+    ProxyError::new(ErrorKind::BadRequest, "the request head is malformed")
 }

@@ -29,13 +29,14 @@ use super::answers;
 use super::auth::Authenticator;
 use super::body::{RequestBody, ResponseBody};
 use super::error::{ErrorKind, ProxyError};
+use super::forward;
 use super::headers::Via;
 use super::reverse::{self, Routes};
 use super::shared::Shared;
+use super::tap::{Head, Partial};
 use super::tunnel::Tunnel;
 use super::upstream::Upstreams;
 use super::wire::{ClientIo, Refuse, Wire};
-use super::{forward, reverse as reverse_port};
 use crate::metrics::{Bound, Listener};
 use crate::table::clock;
 
@@ -99,10 +100,10 @@ impl Context {
         }
         let refuse: Arc<Refuse> = {
             let shared = Arc::clone(&shared);
-            Arc::new(move |status: StatusCode, has_line: bool| {
-                let error = answers::unreadable(status, has_line);
-                if error.kind() != ErrorKind::BadRequest {
-                    shared.metrics.bound_reached(Bound::HeaderBytes);
+            Arc::new(move |status: StatusCode, seen: Partial| {
+                let (error, bound) = answers::unreadable(status, seen);
+                if let Some(bound) = bound {
+                    shared.metrics.bound_reached(bound);
                 }
                 answers::raw(&shared, &error)
             })
@@ -161,11 +162,11 @@ impl Client {
         self.context.is_closing() || self.wire.is_unasked()
     }
 
-    async fn serve(&self, request: Request<Incoming>, seen: super::tap::Head) -> Response<ResponseBody> {
+    async fn serve(&self, request: Request<Incoming>, seen: Head) -> Response<ResponseBody> {
         let arrived = clock::now();
         match &*self.port {
             Port::Proxy => forward::serve(self, request, seen, arrived).await,
-            Port::Reverse(routes) => reverse_port::serve(self, routes, request, seen, arrived).await,
+            Port::Reverse(routes) => reverse::serve(self, routes, request, seen, arrived).await,
         }
     }
 }
@@ -309,7 +310,7 @@ async fn end(context: &Context, wire: &Wire, done: Done, stream: TcpStream, rest
             } else if error.is_parse() && wire.has_refused() {
                 linger(stream).await;
             } else if error.is_parse() && wire.is_quiet() {
-                end_with(context, stream, &answers::unreadable(StatusCode::BAD_REQUEST, true)).await;
+                end_with(context, stream, &answers::malformed()).await;
             }
         }
     }
@@ -333,7 +334,11 @@ impl<'a> Watch<'a> {
     fn new(context: &'a Context, wire: &'a Wire) -> Self {
         let header = context.shared.settings.limits.header_timeout;
         // hyper counts the header timeout from the end of the last answer, so that it must be given back before.
-        let every = if header.is_zero() { TICK } else { TICK.min(header / 4).max(Duration::from_millis(5)) };
+        let every = if header.is_zero() {
+            TICK
+        } else {
+            TICK.min(header.checked_div(4).unwrap_or(TICK)).max(Duration::from_millis(5))
+        };
         let tick = Box::pin(tokio::time::sleep(every));
         Self { context, wire, tick, every, idle_at: None, stalled: None, drained: false }
     }

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::tap::Head;
 use super::target::{self, Form};
 use crate::config::settings;
-use crate::core::key::{Key, KeyRef, Scheme};
+use crate::core::key::{KeyRef, Scheme};
 use crate::core::time::Instant;
 
 /// The upstreams behind one address, the longest prefix first.
@@ -209,6 +209,7 @@ fn no_route() -> ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::key::Key;
 
     fn reverse(path: &str, upstream: &str, upstream_path: &str, host_from_upstream: bool) -> settings::Reverse {
         settings::Reverse {

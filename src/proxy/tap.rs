@@ -18,7 +18,16 @@ pub(super) struct Tap {
     exact: bool,
     /// Nothing is kept until the next quiet moment.
     lost: bool,
-    max: usize,
+    max_head: usize,
+}
+
+/// What was seen of a head that hyper gave up on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Partial {
+    /// The request line alone is larger than a head may be.
+    pub(super) long_line: bool,
+    /// The head is larger than it may be.
+    pub(super) large: bool,
 }
 
 /// What was seen of a head.
@@ -34,7 +43,7 @@ pub(super) struct Head {
 
 impl Tap {
     pub(super) fn new(max_head: usize) -> Self {
-        Self { bytes: Vec::new(), skip: 0, exact: true, lost: false, max: max_head.saturating_add(AHEAD) }
+        Self { bytes: Vec::new(), skip: 0, exact: true, lost: false, max_head }
     }
 
     /// `new` was read; `quiet`: while no exchange was going on.
@@ -49,7 +58,7 @@ impl Tap {
         let skip = usize::try_from(self.skip).unwrap_or(usize::MAX).min(new.len());
         self.skip = self.skip.saturating_sub(u64::try_from(skip).unwrap_or(u64::MAX));
         let new = new.get(skip..).unwrap_or_default();
-        if self.bytes.len().saturating_add(new.len()) > self.max {
+        if self.bytes.len().saturating_add(new.len()) > self.max_head.saturating_add(AHEAD) {
             self.lose();
             return;
         }
@@ -63,9 +72,11 @@ impl Tap {
         self.lost = true;
     }
 
-    /// Whether a whole line has come.
-    pub(super) fn has_line(&self) -> bool {
-        self.lost || self.bytes.contains(&b'\n')
+    /// What has come of a head that hyper gave up on.
+    pub(super) fn partial(&self) -> Partial {
+        let large = self.lost || self.bytes.len() >= self.max_head;
+        let line = self.bytes.iter().take(self.max_head).any(|&byte| byte == b'\n');
+        Partial { long_line: large && !self.lost && !line, large }
     }
 
     /// A head was read, and a body of length `body` follows (`None`: chunked).

@@ -23,7 +23,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::tap::{Head, Tap};
+use super::tap::{Head, Partial, Tap};
 use super::tunnel::Tunnel;
 
 /// The most bytes of 1xx answers that wait for a client which does not read.
@@ -274,8 +274,8 @@ fn write_interim(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Makes the answer to a head that hyper could not read: of the status hyper chose, and whether a line had ended.
-pub(super) type Refuse = dyn Fn(StatusCode, bool) -> Vec<u8> + Send + Sync;
+/// Makes the answer to a head that hyper could not read, by the status that hyper chose and what was seen.
+pub(super) type Refuse = dyn Fn(StatusCode, Partial) -> Vec<u8> + Send + Sync;
 
 /// A client's socket as hyper sees it.
 pub(super) struct ClientIo {
@@ -337,8 +337,8 @@ impl ClientIo {
         // `HTTP/1.1 431 …`
         let status = first.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok())?;
         let mut inner = self.wire.lock();
-        let has_line = inner.tap.has_line();
-        let answer = (self.refuse)(status, has_line);
+        let partial = inner.tap.partial();
+        let answer = (self.refuse)(status, partial);
         inner.queue.extend_from_slice(&answer);
         self.wire.has_queue.store(true, Ordering::Release);
         self.wire.answered();

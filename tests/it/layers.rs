@@ -22,7 +22,6 @@ const LAYERS: &[(&str, u8)] = &[
 const WANTED: &[(&str, &str, &str)] = &[
     ("metrics", "config", "its own settings, as plain checked values"),
     ("metrics", "proxy", "the closed set of error kinds, and the table as the sidecar keeps it"),
-    ("synthetic", "config", "the policy's own answer, as plain checked values"),
 ];
 
 /// Words that have no place in the pure core.

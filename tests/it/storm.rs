@@ -104,7 +104,7 @@ async fn a_storm_meets_silence_then_one_probe_then_the_ramp() {
     }
     let seen = holdoff.key(&origin.url()).await;
     assert_eq!(seen["state"], "clear");
-    assert_eq!(seen["totals"]["short_circuited"].as_u64().unwrap() >= answered, true, "{seen}");
+    assert!(seen["totals"]["short_circuited"].as_u64().unwrap() >= answered, "{seen}");
     holdoff.shutdown().await;
 }
 

@@ -33,7 +33,6 @@ async fn bytes_pass_both_ways_and_are_counted() {
     assert_eq!((&seen["only_connect"], &seen["totals"]["tunnels"]), (&true.into(), &1.into()), "{seen}");
     // `hello` and `ping` came back; what the client sent is the head of its request and `ping`.
     let sample = |direction: &str| format!("holdoff_tunnel_bytes_total{{direction=\"{direction}\",host=\"{target}\"}}");
-    eprintln!("{}", holdoff.ask_admin("GET", "/metrics", "").await.text());
     assert_eq!(holdoff.metric(&sample("to_client")).await, 9.0);
     assert_eq!(holdoff.metric(&sample("to_upstream")).await, 31.0);
 }

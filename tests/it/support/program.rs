@@ -36,9 +36,7 @@ impl Program {
             }
         });
         let mut program = Self { child, log };
-        program.wait_for("the line that says it is ready", |log| {
-            log.contains("msg=ready") || log.contains("message=ready")
-        });
+        program.wait_for("the line that says it is ready", |log| log.contains("msg=ready") || log.contains("message=ready"));
         program
     }
 
