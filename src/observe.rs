@@ -179,16 +179,6 @@ impl std::fmt::Debug for LogLimit {
     }
 }
 
-/// Says once what cannot be seen inside a tunnel, and the mend. The caller sees to the "once".
-pub fn only_connect(key: &Key) {
-    tracing::info!(
-        target: "holdoff::transition",
-        host = key.host(),
-        %key,
-        "seen only as CONNECT: its 429s cannot be seen; `holdoff status` shows the `[[reverse]]` block that changes that"
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,7 +61,8 @@ async fn pipelined_requests_are_answered_in_order() {
 #[tokio::test]
 async fn a_stream_arrives_piece_by_piece() {
     let pieces = vec![
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n".to_vec(),
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+            .to_vec(),
         b"6\r\nsecond\r\n0\r\n\r\n".to_vec(),
     ];
     let pause = Duration::from_millis(1500);
@@ -80,7 +81,8 @@ async fn a_stream_arrives_piece_by_piece() {
 
 #[tokio::test]
 async fn an_upgrade_passes_after_its_handshake_was_admitted() {
-    let switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello".to_vec();
+    let switching =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello".to_vec();
     let origin = Origin::start(move |_| Reply::Echo(switching.clone())).await;
     let holdoff = Holdoff::start("").await;
     let mut client = holdoff.client().await;
@@ -126,7 +128,8 @@ async fn our_marks_cannot_be_spoofed_by_a_peer_or_a_client() {
 
 #[tokio::test]
 async fn a_body_behind_a_short_circuit_is_never_read_as_the_next_request() {
-    let origin = Origin::start(|seen| if seen.number == 0 { crate::support::origin::limited("60") } else { ok("no") }).await;
+    let origin =
+        Origin::start(|seen| if seen.number == 0 { crate::support::origin::limited("60") } else { ok("no") }).await;
     let holdoff = Holdoff::start("").await;
     let mut client = holdoff.client().await;
     let (url, host) = (origin.url(), origin.address());
@@ -157,8 +160,7 @@ async fn a_body_behind_a_short_circuit_is_never_read_as_the_next_request() {
 #[tokio::test]
 async fn interim_answers_pass_to_new_clients_and_never_to_old_ones() {
     let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n".to_vec();
-    let origin =
-        Origin::start(move |_| Reply::Bytes([hints.clone(), message(200, "OK", &[], "done")].concat())).await;
+    let origin = Origin::start(move |_| Reply::Bytes([hints.clone(), message(200, "OK", &[], "done")].concat())).await;
     let holdoff = Holdoff::start("").await;
     let mut client = holdoff.client().await;
     client.send(format!("GET {}/ HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url(), origin.address())).await;
