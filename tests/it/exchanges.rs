@@ -252,7 +252,7 @@ async fn a_client_that_leaves_takes_its_request_along() {
     line.until("\r\n\r\n").await;
     drop(client);
     line.ends().await;
-    let sample = format!("holdoff_requests_total{{host=\"{}\",action=\"cancelled\"}}", host.address);
+    let sample = format!("holdoff_requests_total{{action=\"cancelled\",host=\"{}\"}}", host.address);
     within("the request to be counted", async {
         while holdoff.metric(&sample).await < 1.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
