@@ -99,7 +99,10 @@ impl Deadline {
     }
 
     fn length(&self) -> humantime::FormattedDuration {
-        humantime::format_duration(Duration::from_millis(u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX)))
+        // To the second, which is what people read; shorter ones to the millisecond.
+        let millis = u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX);
+        let shown = if millis < 1000 { millis } else { (millis.saturating_add(500) / 1000).saturating_mul(1000) };
+        humantime::format_duration(Duration::from_millis(shown))
     }
 }
 
@@ -174,16 +177,6 @@ impl std::fmt::Debug for LogLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogLimit").finish_non_exhaustive()
     }
-}
-
-/// Says once what cannot be seen inside a tunnel, and the mend. The caller sees to the "once".
-pub fn only_connect(key: &Key) {
-    tracing::info!(
-        target: "holdoff::transition",
-        host = key.host(),
-        %key,
-        "seen only as CONNECT: its 429s cannot be seen; `holdoff status` shows the `[[reverse]]` block that changes that"
-    );
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::settings::{HostTarget, Settings};
-use crate::core::key::Key;
+use crate::core::key::{Key, KeyRef, Scheme};
 use crate::metrics::{Metrics, Pool};
 use crate::observe::Transitions;
 use crate::proxy::egress::Egress;
@@ -85,7 +85,11 @@ fn share(settings: Settings) -> Shared {
 fn configured_hosts(settings: &Settings) -> Vec<String> {
     let reverse = settings.reverse.iter().map(|reverse| crate::metrics::host_label(&reverse.upstream));
     let matched = settings.hosts.hosts.iter().flat_map(|host| &host.patterns).filter_map(|p| match &p.target {
-        HostTarget::Exact(host) => Some(host.clone()),
+        HostTarget::Exact(host) => {
+            let scheme = p.scheme.unwrap_or(Scheme::Https);
+            let key = KeyRef::new(scheme, host, p.port.unwrap_or(scheme.default_port())).ok()?;
+            Some(crate::metrics::host_label(&key.to_key()))
+        }
         _ => None,
     });
     reverse.chain(matched).collect()

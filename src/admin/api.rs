@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,12 +53,20 @@ pub(super) struct Api {
     started: (Instant, UnixTime),
     /// What operators said when they froze a key.
     notes: Mutex<BTreeMap<Key, String>>,
+    /// The second of the last refusal.
+    last_refusal: AtomicU64,
 }
 
 impl Api {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let guard = Guard::new(&shared.settings.admin);
-        Self { shared, guard, started: (clock::now(), clock::wall()), notes: Mutex::default() }
+        Self {
+            shared,
+            guard,
+            started: (clock::now(), clock::wall()),
+            notes: Mutex::default(),
+            last_refusal: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -65,7 +74,13 @@ impl Api {
     }
 
     /// Answers one request; `peer` is who asked, for the log.
-    pub(super) async fn handle(&self, door: Door, arrival: Arrival, peer: &str, request: Request<Incoming>) -> Answer {
+    pub(super) async fn handle(
+        self: &Arc<Self>,
+        door: Door,
+        arrival: Arrival,
+        peer: &str,
+        request: Request<Incoming>,
+    ) -> Answer {
         let mut answer = self.route(door, arrival, peer, request).await.unwrap_or_else(Refused::into_answer);
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -73,7 +88,7 @@ impl Api {
     }
 
     async fn route(
-        &self,
+        self: &Arc<Self>,
         door: Door,
         arrival: Arrival,
         peer: &str,
@@ -84,15 +99,17 @@ impl Api {
             // Probes bring no token, and learn nothing but "alive" and "ready".
             let needs_token = !matches!(path, "/livez" | "/readyz");
             if let Err((status, detail)) = self.guard.check(request.headers(), arrival, needs_token) {
-                self.shared.metrics.admin_action(action_of(request.method()), false);
-                tracing::debug!(target: "holdoff::admin", peer, status = status.as_u16(), detail, "refused");
+                self.turned_away(request.method(), status, detail, peer);
                 return Err(Refused::new(status, detail));
             }
         }
         match (path, door) {
             ("/livez", _) => readable(&request).map(|()| text(StatusCode::OK, "alive\n")),
             ("/readyz", _) => readable(&request).map(|()| self.readyz()),
-            ("/metrics", _) => readable(&request).map(|()| self.metrics()),
+            ("/metrics", _) => {
+                readable(&request)?;
+                self.apart(Self::metrics).await
+            }
             (COOLDOWNS, Door::Admin) => self.cooldowns(peer, request).await,
             (_, Door::Admin) => Err(Refused::new(
                 StatusCode::NOT_FOUND,
@@ -102,6 +119,22 @@ impl Api {
                 StatusCode::NOT_FOUND,
                 "expected one of `/metrics`, `/livez`, `/readyz`; nothing else is here",
             )),
+        }
+    }
+
+    /// Does what takes long when there are many keys beside the threads that carry requests.
+    async fn apart(self: &Arc<Self>, work: impl FnOnce(&Self) -> Answer + Send + 'static) -> Result<Answer, Refused> {
+        let api = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&api)).await;
+        done.map_err(|_| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made"))
+    }
+
+    /// A request that the guard refused: counted, and logged at most once a second.
+    fn turned_away(&self, method: &Method, status: StatusCode, detail: &str, peer: &str) {
+        self.shared.metrics.admin_action(action_of(method), false);
+        let now = clock::now().as_nanos() / 1_000_000_000;
+        if self.last_refusal.swap(now, Ordering::Relaxed) != now {
+            tracing::warn!(target: "holdoff::admin", peer, %method, status = status.as_u16(), detail, "refused");
         }
     }
 
@@ -129,7 +162,7 @@ impl Api {
         answer(StatusCode::OK, metrics::CONTENT_TYPE, body)
     }
 
-    async fn cooldowns(&self, peer: &str, request: Request<Incoming>) -> Result<Answer, Refused> {
+    async fn cooldowns(self: &Arc<Self>, peer: &str, request: Request<Incoming>) -> Result<Answer, Refused> {
         let (parts, body) = request.into_parts();
         let query = |names| {
             Query::read(parts.uri.query().unwrap_or_default(), names)
@@ -140,7 +173,7 @@ impl Api {
                 let query = query(&["key", "state", "reason", "host", "all", "only_connect", "limit"])?;
                 match query.key {
                     Some(key) => self.one(&key),
-                    None => Ok(json(&self.list(&query.filter))),
+                    None => self.apart(move |api| json(&api.list(&query.filter))).await,
                 }
             }
             Method::PUT => {

@@ -49,8 +49,7 @@ pub(super) fn page(list: &List, style: Style) -> String {
     if let Some(first) = blind.first() {
         text.push_str(&section("seen only as CONNECT: their 429s cannot be seen", blind.len(), style));
         for row in blind.iter().take(MAX_TROUBLED) {
-            let tunnels = if row.totals.tunnels == 1 { "tunnel" } else { "tunnels" };
-            text.push_str(&fit(&format!("  {}  {} {tunnels}", short(&row.key), row.totals.tunnels), style));
+            text.push_str(&fit(&format!("  {}  {}", short(&row.key), count(row.totals.tunnels, "tunnel")), style));
         }
         text.push_str(&more(blind.len(), MAX_TROUBLED));
         text.push_str(&mend(first, &list.listen));
@@ -85,10 +84,11 @@ fn head(list: &List, style: Style) -> String {
         .collect();
     text.push_str(&fit(&format!("listening on {}", listening.join(", ")), style));
     let totals = &list.totals;
-    let mut counts = format!("{} requests forwarded, {} answered locally", totals.forwarded, totals.short_circuited);
-    for (count, word) in [(totals.failed, "failed"), (totals.refused, "refused"), (totals.cancelled, "cancelled")] {
-        if count > 0 {
-            counts.push_str(&format!(", {count} {word}"));
+    let mut counts =
+        format!("{} forwarded, {} answered locally", count(totals.forwarded, "request"), totals.short_circuited);
+    for (number, word) in [(totals.failed, "failed"), (totals.refused, "refused"), (totals.cancelled, "cancelled")] {
+        if number > 0 {
+            counts.push_str(&format!(", {number} {word}"));
         }
     }
     text.push_str(&fit(&counts, style));
@@ -138,8 +138,9 @@ fn widths(cells: &[[String; 5]], room: Option<usize>) -> [usize; 5] {
         let between: usize = 10;
         let needed = widths.iter().fold(between, |sum: usize, width| sum.saturating_add(*width));
         let mut over = needed.saturating_sub(room);
-        let [host, until, why, said, _] = &mut widths;
-        for (width, least) in [(why, 12), (said, 8), (host, 12), (until, 9)] {
+        // Host, until, why, said by: each down to what still says something, then further.
+        for (column, least) in [(2, 30), (3, 8), (0, 16), (2, 12), (0, 12), (1, 9)] {
+            let Some(width) = widths.get_mut(column) else { continue };
             let cut = over.min(width.saturating_sub(least));
             *width = width.saturating_sub(cut);
             over = over.saturating_sub(cut);
@@ -197,11 +198,11 @@ fn clear_again(row: &Cooldown, style: Style) -> String {
     let totals = &row.totals;
     let ramping = if row.ramping { ", requests pass one by one at first" } else { "" };
     let counts = format!(
-        "  {}  {} signals, {} failures, {} cooldowns, {} saved{ramping}",
+        "  {}  {}, {}, {}, {} saved{ramping}",
         short(&row.key),
-        totals.signals,
-        totals.failures,
-        totals.cooldowns,
+        count(totals.signals, "signal"),
+        count(totals.failures, "failure"),
+        count(totals.cooldowns, "cooldown"),
         totals.short_circuited
     );
     let error =
@@ -238,6 +239,11 @@ fn short(key: &str) -> String {
         return host.strip_suffix(":443").unwrap_or(host).to_owned();
     }
     key.strip_suffix(":80").unwrap_or(&key).to_owned()
+}
+
+/// A number of things.
+fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A time span by its two largest units.

@@ -34,7 +34,10 @@ async fn curl_through_the_proxy_and_in_a_cooldown() {
     let (code, out, err) = run(Command::new("curl").args(["-sS", "-x", &proxy, &origin.url()])).await;
     assert_eq!((code, out.as_str()), (0, "fine\n"), "{err}");
     let (code, out, err) = run(Command::new("curl").args(["-sSi", "-x", &proxy, &origin.url()])).await;
-    assert!(code == 0 && out.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && out.contains("slow down"), "{out}{err}");
+    assert!(
+        code == 0 && out.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && out.contains("slow down"),
+        "{out}{err}"
+    );
     let (code, out, _) = run(Command::new("curl").args(["-sSi", "-x", &proxy, &origin.url()])).await;
     assert_eq!(code, 0);
     let head = out.to_lowercase();

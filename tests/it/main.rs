@@ -21,6 +21,7 @@ mod forward;
 mod layers;
 mod lifecycle;
 mod metrics;
+mod operators;
 mod storm;
 mod support;
 mod tunnels;

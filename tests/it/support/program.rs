@@ -36,7 +36,9 @@ impl Program {
             }
         });
         let mut program = Self { child, log };
-        program.wait_for("the line that says it is ready", |log| log.contains("msg=ready") || log.contains("message=ready"));
+        program.wait_for("the line that says it is ready", |log| {
+            log.contains("msg=ready") || log.contains("message=ready")
+        });
         program
     }
 
