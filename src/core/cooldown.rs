@@ -271,8 +271,8 @@ impl Cooldown {
         }
         let (reason, from) = (live.reason, self.state(now));
         match self.phase {
-            Phase::Clear => self.reset_steps(),
-            Phase::Ramp { .. } => {}
+            // The failures in a row since then are none of the old cooldown's, and this is passed again and again.
+            Phase::Clear | Phase::Ramp { .. } => self.reset_ladders(),
             Phase::Cooling | Phase::Probing { .. } => {
                 self.reset_steps();
                 self.enter(Phase::Clear);
@@ -470,12 +470,16 @@ impl Cooldown {
     }
 
     fn reset_steps(&mut self) {
+        self.reset_ladders();
+        self.reset_streak();
+    }
+
+    fn reset_ladders(&mut self) {
         self.rate_step = 0;
         self.breaker_step = 0;
         if let Some(history) = &mut self.history {
             history.limited_in_row = 0;
         }
-        self.reset_streak();
     }
 
     fn reset_streak(&mut self) {

@@ -681,6 +681,19 @@ fn clause_3_8_nothing_else_resets_the_steps() {
 // ---------------------------------------------------------------- 3.9
 
 #[test]
+fn clause_3_9_the_breaker_still_opens_after_the_quiet_time_of_an_old_cooldown() {
+    let mut key = Fixture::with_breaker(3);
+    key.exchange(&limited(Some(5)), 0);
+    key.exchange(&Outcome::Success, 5);
+    for now in [10_000, 10_001, 10_002] {
+        assert_eq!(key.state(now), State::Clear);
+        key.exchange(&FAILING, now);
+    }
+    assert_eq!(key.view(10_002).failures_in_row, 3);
+    assert_eq!(key.reason(10_002), Reason::Failing);
+}
+
+#[test]
 fn clause_3_9_the_breaker_is_off_by_default() {
     let mut key = Fixture::new();
     for second in 0..1000 {
