@@ -51,7 +51,10 @@ fn the_table_does_what_the_contract_says_and_every_key_clears_again() {
         }));
         if let Err(panic) = run {
             eprintln!("{}", world.story());
-            eprintln!("again by: HOLDOFF_SIM_SEED={seed} HOLDOFF_SIM_STEPS={} cargo test --test simulation", world.steps());
+            eprintln!(
+                "again by: HOLDOFF_SIM_SEED={seed} HOLDOFF_SIM_STEPS={} cargo test --test simulation",
+                world.steps()
+            );
             resume_unwind(panic);
         }
         seen.add(world.seen());

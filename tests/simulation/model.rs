@@ -373,7 +373,7 @@ impl Model {
                 if let Some(why) = range.misfit(until.saturating_since(now)) {
                     self.complaint = Some(why);
                 }
-                if let (Some(share), Some(hint)) = (cool.share, signal.hint) {
+                if let (Some(share), Some(hint), true) = (cool.share, signal.hint, policy.cooldown.hint_jitter) {
                     let expected = jittered(hint.wait, share).min(policy.cooldown.max_retry_after.as_secs_f64());
                     let found = until.saturating_since(now).as_secs_f64();
                     if (expected - found).abs() > 1e-3 && found > policy.cooldown.min_cooldown.as_secs_f64() {
@@ -543,7 +543,12 @@ impl Model {
             });
             return Freeze::Set { until };
         }
-        let range = Range { low: length.as_secs_f64(), high: length.as_secs_f64(), source: Some(Source::Operator), clamped: false };
+        let range = Range {
+            low: length.as_secs_f64(),
+            high: length.as_secs_f64(),
+            source: Some(Source::Operator),
+            clamped: false,
+        };
         self.start(policy, Reason::Manual, &range, None, 0, now, Some((until, Source::Operator)));
         self.frozen_until = Some(until);
         Freeze::Set { until }
@@ -758,5 +763,7 @@ fn jittered(hint: Duration, share: f64) -> f64 {
 }
 
 fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds * (1.0 + 1e-9)).unwrap_or(Duration::MAX).saturating_add(Duration::from_micros(2))
+    Duration::try_from_secs_f64(seconds * (1.0 + 1e-9))
+        .unwrap_or(Duration::MAX)
+        .saturating_add(Duration::from_micros(2))
 }

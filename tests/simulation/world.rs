@@ -179,7 +179,8 @@ impl World {
             .collect();
         let max_keys = [2, 4, 8, ALL_HOSTS * 2][rng.usize(..4)];
         let policies: Policies = Arc::new(Mutex::new(hosts.iter().map(|host| Arc::clone(&host.policy)).collect()));
-        let (keys, current): (Vec<Key>, _) = (hosts.iter().map(|host| host.key.clone()).collect(), Arc::clone(&policies));
+        let (keys, current): (Vec<Key>, _) =
+            (hosts.iter().map(|host| host.key.clone()).collect(), Arc::clone(&policies));
         let attach = move |key: &Key| {
             let at = keys.iter().position(|known| known == key).unwrap();
             (Arc::clone(&current.lock().unwrap()[at]), at)
@@ -240,8 +241,7 @@ impl World {
             875..885 => self.reload_all(),
             885..930 => {
                 let host = self.any_host();
-                self.hosts[host].mood =
-                    [Mood::Calm, Mood::Limiting, Mood::Broken, Mood::Mixed][self.rng.usize(..4)];
+                self.hosts[host].mood = [Mood::Calm, Mood::Limiting, Mood::Broken, Mood::Mixed][self.rng.usize(..4)];
             }
             930..960 => self.look_at_all(),
             960..980 => self.crowd(),
@@ -390,9 +390,7 @@ impl World {
         permit.complete(outcome, status, error.as_deref(), self.now, draw);
         self.note(format!("host {host}: completes {ticket:?} with {outcome:?}"));
         let heard = self.told.lock().unwrap().iter().rev().find_map(|(at, tracked, event)| match event {
-            Event::Started { until, source, .. } | Event::Extended { until, source, .. }
-                if *at == host && *tracked =>
-            {
+            Event::Started { until, source, .. } | Event::Extended { until, source, .. } if *at == host && *tracked => {
                 Some((*until, *source))
             }
             _ => None,
@@ -778,7 +776,10 @@ impl World {
             let host = &self.hosts[at];
             let Some(known) = &host.known else { continue };
             let Some(deadline) = known.model.deadline() else { continue };
-            assert!(deadline <= start.saturating_add(Duration::from_secs(31 * 86_400)), "host {at}: a deadline in reach");
+            assert!(
+                deadline <= start.saturating_add(Duration::from_secs(31 * 86_400)),
+                "host {at}: a deadline in reach"
+            );
             self.now = self.now.max(known.model.quiet_over(&host.policy));
             self.look_at_all();
             let entry = self.table.find(&self.hosts[at].key).unwrap();
@@ -801,7 +802,8 @@ impl World {
         loop {
             self.step += 1;
             // The next thing: an answer that comes, or the next time to ask.
-            let first = due.iter().enumerate().min_by_key(|(_, (when, _))| *when).map(|(index, (when, _))| (index, *when));
+            let first =
+                due.iter().enumerate().min_by_key(|(_, (when, _))| *when).map(|(index, (when, _))| (index, *when));
             match first {
                 Some((index, when)) if when <= ask_at => {
                     self.now = self.now.max(when);
@@ -868,7 +870,8 @@ impl Tale {
                 seen.probe_results[ProbeResult::ALL.iter().position(|known| known == result).unwrap()] += 1;
             }
             Event::Ended { cause, reason, .. } => {
-                let (.., before) = self.state.map(|(until, reason, _)| (until, reason)).expect("an end needs a cooldown");
+                let (.., before) =
+                    self.state.map(|(until, reason, _)| (until, reason)).expect("an end needs a cooldown");
                 assert_eq!(before, *reason, "the reason of the end");
                 self.state = None;
                 self.probe_out = false;
