@@ -6,8 +6,6 @@
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
     clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
     reason = "the sums of a test may fail loudly"
 )]
 
@@ -509,6 +507,27 @@ proptest! {
         // From then on at any time.
         for later in [refusal.until, refusal.until.saturating_add(ahead), refusal.until.saturating_add(Duration::MAX)] {
             prop_assert!(matches!(admit(&machine, &policy, later), Decision::Forward(_)));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_runs_back_shortens_no_cooldown(
+        policy in policy(), steps in history(), back in vec((any_duration(), any::<u64>()), 1..8),
+    ) {
+        let (mut machine, now) = live_through(&policy, &steps);
+        let mut deadline = machine.view(&policy, now).cooldown.map(|cooldown| cooldown.deadline);
+        for (back, draw) in back {
+            // Two threads read the clock and come to the key in the other order.
+            let then = Instant::from_nanos(now.as_nanos().saturating_sub(back.as_nanos() as u64));
+            let decision = machine.admit(&policy, Purpose::Request, then, &mut Events::default());
+            if let Decision::Forward(admission) = decision {
+                prop_assert!(deadline.is_none_or(|deadline| then >= deadline), "admitted before the deadline");
+                let wait = signal(Some(Duration::from_millis(draw % 100_000)));
+                let outcome = if draw % 2 == 0 { wait } else { Outcome::Success };
+                machine.observe(&policy, admission, &outcome, then, draw, &mut Events::default());
+                deadline = machine.view(&policy, then).cooldown.map(|cooldown| cooldown.deadline);
+            }
+            machine.check_invariants(&policy).unwrap();
         }
     }
 

@@ -4,22 +4,32 @@
 //! still, hits deadlines to the nanosecond and jumps by hours. Every step does one thing to it and compares the table with
 //! the model: answers, events, state. At the end every key must clear again.
 //!
-//! `HOLDOFF_SIM_SEEDS=20000` runs more seeds, `HOLDOFF_SIM_SEED=7` one; `HOLDOFF_SIM_STEPS=100` ends a run early and
-//! prints its last steps. A failure prints the line that repeats it.
+//! `HOLDOFF_SIM_SEEDS=20000` runs more seeds, `HOLDOFF_SIM_SEED=7` one; `HOLDOFF_SIM_STEPS=100` begins the end after so
+//! many steps. A failure prints its last steps and the line that repeats it.
 
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     reason = "the sums of a test may fail loudly"
 )]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+#[path = "simulation/chance.rs"]
+mod chance;
+#[path = "simulation/check.rs"]
+mod check;
+#[path = "simulation/end.rs"]
+mod end;
 #[path = "simulation/model.rs"]
 mod model;
+#[path = "simulation/range.rs"]
+mod range;
+#[path = "simulation/tale.rs"]
+mod tale;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -40,7 +50,7 @@ fn the_table_does_what_the_contract_says_and_every_key_clears_again() {
         Some(seed) => seed..=seed,
         None => 0..=number("HOLDOFF_SIM_SEEDS").unwrap_or(SEEDS).saturating_sub(1),
     };
-    let mut seen = world::Seen::default();
+    let mut seen = tale::Seen::default();
     for seed in seeds.clone() {
         let mut world = World::new(seed);
         let run = catch_unwind(AssertUnwindSafe(|| {
@@ -51,10 +61,10 @@ fn the_table_does_what_the_contract_says_and_every_key_clears_again() {
         }));
         if let Err(panic) = run {
             eprintln!("{}", world.story());
-            eprintln!(
-                "again by: HOLDOFF_SIM_SEED={seed} HOLDOFF_SIM_STEPS={} cargo test --test simulation",
-                world.steps()
-            );
+            // The steps of the end come by themselves.
+            let again = world.steps().min(steps);
+            eprintln!("seed {seed}, step {}; again by:", world.steps());
+            eprintln!("HOLDOFF_SIM_SEED={seed} HOLDOFF_SIM_STEPS={again} cargo test --test simulation");
             resume_unwind(panic);
         }
         seen.add(world.seen());

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use holdoff::core::cooldown::{CooldownView, EndCause, Event, ProbeResult, Totals, View};
 use holdoff::core::decision::{Freeze, Purpose, Reason, Source, State};
-use holdoff::core::policy::{Ladder, MAX_FREEZE, Mode, Policy};
-use holdoff::core::signal::{Failure, Outcome, Signal};
+use holdoff::core::policy::{MAX_FREEZE, Mode, Policy};
+use holdoff::core::signal::{Failure, Signal};
 use holdoff::core::time::Instant;
+
+use crate::range::Range;
+
+mod outcomes;
 
 /// What the synthetic answer says to those who find a probe out or the ramp full (3.6, 3.7).
 const SHORT: Duration = Duration::from_secs(1);
@@ -210,52 +214,6 @@ impl Model {
         Answer::Forward(Ticket { epoch: self.epoch, kind: Kind::Probe(self.probes) })
     }
 
-    /// The table of 3.5. `heard` is the deadline the library chose, if it set one: where jitter is on, only its range is
-    /// known here.
-    pub(crate) fn complete(
-        &mut self,
-        policy: &Policy,
-        ticket: Ticket,
-        outcome: &Outcome,
-        now: Instant,
-        heard: Option<(Instant, Source)>,
-    ) {
-        if policy.mode == Mode::Off {
-            // It feeds nothing, but a slot must not stay taken.
-            return self.cancel(policy, ticket);
-        }
-        let older = ticket.epoch != self.epoch;
-        if ticket.kind == Kind::Plain {
-            let nothing = match outcome {
-                Outcome::Answered | Outcome::Neutral => true,
-                Outcome::Success | Outcome::Connected => older || !self.success_matters(),
-                _ => false,
-            };
-            if nothing {
-                // Time is noticed by those who need it.
-                return;
-            }
-        }
-        self.settle(policy, now);
-        if ticket.epoch < self.released {
-            return;
-        }
-        let older = ticket.epoch != self.epoch;
-        match outcome {
-            Outcome::Signal(signal) => self.signal(policy, ticket, older, signal, now, heard),
-            Outcome::Failing(failure) => self.failing(policy, ticket, older, *failure, now, heard),
-            _ if older => {}
-            Outcome::Success | Outcome::Connected => self.success(policy, ticket, outcome, now),
-            Outcome::Answered if ticket.is_probe() => {
-                self.events.push(Event::ProbeEnded(ProbeResult::Answered));
-                self.clear(policy, now, EndCause::Probe);
-                // The steps are kept until quiet time, which this verdict starts anew.
-                self.quiet_from = self.quiet_from.max(now);
-            }
-            _ => self.leave(policy, ticket, ProbeResult::Neutral),
-        }
-    }
-
     /// A permit that was dropped. There is no clock where things are dropped.
     pub(crate) fn cancel(&mut self, policy: &Policy, ticket: Ticket) {
         if ticket.epoch == self.epoch {
@@ -293,153 +251,11 @@ impl Model {
         }
     }
 
-    fn success(&mut self, policy: &Policy, ticket: Ticket, outcome: &Outcome, now: Instant) {
-        if self.phase == Phase::Clear {
-            self.forget_failures();
-            if *outcome == Outcome::Success {
-                self.forget_signals();
-            }
-            if ticket.kind == Kind::Ramp
-                && let Some(ramp) = &mut self.ramp
-            {
-                ramp.out = ramp.out.saturating_sub(1);
-                ramp.successes += 1;
-            }
-            return;
-        }
-        self.probe_successes += 1;
-        self.events.push(Event::ProbeEnded(ProbeResult::Success));
-        if self.probe_successes >= policy.cooldown.success_threshold {
-            // Reaching a host proves nothing about its rate limit (7.3).
-            self.breaker_step = 0;
-            self.forget_failures();
-            if *outcome == Outcome::Success {
-                self.forget_signals();
-            }
-            self.clear(policy, now, EndCause::Probe);
-        } else {
-            if let Kind::Probe(number) = ticket.kind {
-                self.probe.take_if(|probe| probe.number == number);
-            }
-        }
-        self.quiet_from = self.quiet_from.max(now);
-    }
-
     /// 3.8 says both steps where 3.5 names one.
     fn forget_signals(&mut self) {
         self.rate_step = 0;
         self.breaker_step = 0;
         self.limited_in_row = 0;
-    }
-
-    fn signal(
-        &mut self,
-        policy: &Policy,
-        ticket: Ticket,
-        older: bool,
-        signal: &Signal,
-        now: Instant,
-        heard: Option<(Instant, Source)>,
-    ) {
-        self.totals.signals += 1;
-        self.limited_in_row += 1;
-        let live = self.cool.as_ref().map(|cool| cool.shown.deadline).filter(|deadline| now < *deadline);
-        self.quiet_from = self.quiet_from.max(now);
-        if !older {
-            if ticket.is_probe() {
-                self.events.push(Event::ProbeEnded(ProbeResult::Limited));
-            }
-            self.rate_step += 1;
-            let range = Range::signal(policy, signal, self.rate_step);
-            return self.start(policy, signal.reason, &range, Some(signal), self.rate_step, now, heard);
-        }
-        if signal.hint.is_none() {
-            return;
-        }
-        let range = Range::hint(policy, signal);
-        match (&mut self.cool, live) {
-            (Some(cool), Some(deadline)) => {
-                let highest = now.saturating_add(seconds(range.high));
-                let Some((until, _)) = heard else {
-                    let lowest = now.saturating_add(seconds(range.low * (1.0 - 1e-9)));
-                    if lowest > deadline.saturating_add(Duration::from_micros(2)) {
-                        self.complaint = Some(format!("expected an extension to {lowest:?}, found {deadline:?} kept"));
-                    }
-                    return;
-                };
-                if until <= deadline || highest < deadline {
-                    self.complaint = Some(format!("expected {deadline:?} to stay, found {until:?}"));
-                }
-                if let Some(why) = range.misfit(until.saturating_since(now)) {
-                    self.complaint = Some(why);
-                }
-                if let (Some(share), Some(hint), true) = (cool.share, signal.hint, policy.cooldown.hint_jitter) {
-                    let expected = jittered(hint.wait, share).min(policy.cooldown.max_retry_after.as_secs_f64());
-                    let found = until.saturating_since(now).as_secs_f64();
-                    if (expected - found).abs() > 1e-3 && found > policy.cooldown.min_cooldown.as_secs_f64() {
-                        self.complaint = Some(format!("expected the jitter kept: {expected} s, found {found} s"));
-                    }
-                }
-                cool.shown.deadline = until;
-                cool.shown.reason = signal.reason;
-                cool.shown.source = range.source.unwrap_or(cool.shown.source);
-                cool.shown.hint = signal.hint.map(|hint| hint.wait);
-                cool.shown.received = signal.received.clone();
-                self.last_length = until.saturating_since(cool.shown.started);
-                self.quiet_from = until;
-                self.events.push(Event::Extended {
-                    reason: signal.reason,
-                    source: cool.shown.source,
-                    until,
-                    length: until.saturating_since(now),
-                    clamped: range.clamped,
-                    received: signal.received.clone(),
-                });
-            }
-            _ => self.start(policy, signal.reason, &range, Some(signal), 0, now, heard),
-        }
-    }
-
-    fn failing(
-        &mut self,
-        policy: &Policy,
-        ticket: Ticket,
-        older: bool,
-        failure: Failure,
-        now: Instant,
-        heard: Option<(Instant, Source)>,
-    ) {
-        self.totals.failures += 1;
-        self.last_failure = Some((now, failure));
-        // Shown, whoever it was; what opens the breaker is counted apart.
-        self.failures_in_row += 1;
-        if older {
-            return;
-        }
-        let threshold = policy.breaker.failure_threshold;
-        if self.phase == Phase::Clear {
-            if ticket.kind == Kind::Ramp {
-                self.leave(policy, ticket, ProbeResult::Neutral);
-            }
-            if threshold == 0 {
-                return;
-            }
-            let window = policy.breaker.failure_window;
-            self.streak.push(now);
-            self.streak.retain(|at| window.is_zero() || now.saturating_since(*at) <= window);
-            if self.streak.len() < usize::try_from(threshold).unwrap_or(usize::MAX) {
-                return;
-            }
-        } else if threshold == 0 {
-            return self.leave(policy, ticket, ProbeResult::Failed);
-        } else {
-            self.events.push(Event::ProbeEnded(ProbeResult::Failed));
-        }
-        // Each opening counts anew.
-        self.streak.clear();
-        self.breaker_step += 1;
-        let range = Range::breaker(policy, self.breaker_step);
-        self.start(policy, Reason::Failing, &range, None, self.breaker_step, now, heard);
     }
 
     #[expect(clippy::too_many_arguments, reason = "a cooldown has that many sides")]
@@ -641,7 +457,7 @@ impl Model {
 
     /// Points in time at which something changes by itself, for a clock that likes to hit them.
     pub(crate) fn edges(&self, policy: &Policy) -> Vec<Instant> {
-        let mut edges = vec![self.quiet_over(policy), self.next_probe];
+        let mut edges = vec![self.next_probe];
         edges.extend(self.deadline());
         edges.extend(self.ramp.as_ref().map(|ramp| ramp.ends));
         edges.extend(self.frozen_until);
@@ -651,119 +467,6 @@ impl Model {
     }
 }
 
-/// 3.2 to 3.4 and 3.9: between what lengths a cooldown may be, in seconds.
-#[derive(Debug)]
-struct Range {
-    low: f64,
-    high: f64,
-    /// Who said so; none where jitter decides.
-    source: Option<Source>,
-    clamped: bool,
-}
-
-impl Range {
-    fn signal(policy: &Policy, signal: &Signal, step: u32) -> Self {
-        let limits = &policy.cooldown;
-        let floor = limits.min_cooldown.as_secs_f64();
-        let told = signal.hint.map(|_| Self::told(policy, signal));
-        let ladder = |hint: Option<f64>| {
-            let (base, cap) = match (hint, limits.ladder) {
-                (Some(hint), Ladder::FromHint | Ladder::Off) => {
-                    (hint.max(floor), hint.max(limits.max_overwait.as_secs_f64()))
-                }
-                _ => (limits.default_cooldown.as_secs_f64(), limits.max_backoff.as_secs_f64()),
-            };
-            let n = if limits.ladder == Ladder::Off { 1 } else { step };
-            (climb(base, limits.growth, n, cap), cap)
-        };
-        let Some(told) = told else {
-            let (length, cap) = ladder(None);
-            return Self {
-                low: (length * (1.0 - limits.jitter)).max(floor),
-                high: (length * (1.0 + limits.jitter)).min(cap).max(floor),
-                source: Some(Source::Ladder),
-                clamped: false,
-            };
-        };
-        let (low, _) = ladder(Some(told.low));
-        let (high, cap) = ladder(Some(told.high));
-        let (ladder_low, ladder_high) = (low * (1.0 - limits.jitter), (high * (1.0 + limits.jitter)).min(cap));
-        // The floor is no ladder.
-        let source = if ladder_low > told.high.max(floor) + 1e-7 {
-            Some(Source::Ladder)
-        } else if ladder_high <= told.low.max(floor) + 1e-7 {
-            told.source
-        } else {
-            None
-        };
-        Self {
-            low: told.low.max(ladder_low).max(floor),
-            high: told.high.max(ladder_high).max(floor),
-            source,
-            clamped: told.clamped,
-        }
-    }
-
-    /// A hint alone, for those who do not climb.
-    fn hint(policy: &Policy, signal: &Signal) -> Self {
-        let told = Self::told(policy, signal);
-        let floor = policy.cooldown.min_cooldown.as_secs_f64();
-        Self { low: told.low.max(floor), high: told.high.max(floor), ..told }
-    }
-
-    fn told(policy: &Policy, signal: &Signal) -> Self {
-        let limits = &policy.cooldown;
-        let wait = signal.hint.map(|hint| hint.wait).unwrap_or_default();
-        let cap = limits.max_retry_after.as_secs_f64();
-        let most = if limits.hint_jitter { jittered(wait, 1.0) } else { wait.as_secs_f64() };
-        Self {
-            low: wait.as_secs_f64().min(cap),
-            high: most.min(cap),
-            source: signal.hint.map(|hint| hint.source),
-            clamped: wait > limits.max_retry_after,
-        }
-    }
-
-    fn breaker(policy: &Policy, step: u32) -> Self {
-        let limits = &policy.breaker;
-        let cap = limits.max.as_secs_f64();
-        let length = climb(limits.initial.as_secs_f64(), limits.growth, step, cap);
-        let jitter = policy.cooldown.jitter;
-        Self {
-            low: length * (1.0 - jitter),
-            high: (length * (1.0 + jitter)).min(cap),
-            source: Some(Source::Breaker),
-            clamped: false,
-        }
-    }
-
-    fn misfit(&self, length: Duration) -> Option<String> {
-        let length = length.as_secs_f64();
-        let slack = 1e-6 + 1e-9 * self.high;
-        let fits = length >= self.low - slack && length <= self.high + slack;
-        (!fits).then(|| format!("expected {} s to {} s, found {length} s", self.low, self.high))
-    }
-}
-
 fn proves_something(reason: Reason) -> bool {
     matches!(reason, Reason::Failing | Reason::Manual)
-}
-
-fn climb(base: f64, growth: f64, step: u32, cap: f64) -> f64 {
-    let mut length = base;
-    for _ in 1..step.min(10_000) {
-        length = (length * growth).min(cap);
-    }
-    length.min(cap)
-}
-
-fn jittered(hint: Duration, share: f64) -> f64 {
-    let hint = hint.as_secs_f64();
-    hint + share * (hint * 0.1).min(30.0)
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds * (1.0 + 1e-9))
-        .unwrap_or(Duration::MAX)
-        .saturating_add(Duration::from_micros(2))
 }

@@ -4,15 +4,17 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use fastrand::Rng;
-use holdoff::core::cooldown::{EndCause, Event, ProbeResult};
-use holdoff::core::decision::{Freeze, NotUntil, Purpose, Reason, Source, State};
+use holdoff::core::cooldown::Event;
+use holdoff::core::decision::{Freeze, NotUntil, Purpose, State};
 use holdoff::core::key::{Key, KeyRef, Scheme};
-use holdoff::core::policy::{BreakerLimits, CooldownLimits, Ladder, Mode, Policy};
-use holdoff::core::signal::{Failure, Hint, Outcome, Signal};
+use holdoff::core::policy::{Mode, Policy};
+use holdoff::core::signal::{Failure, Outcome};
 use holdoff::core::time::Instant;
-use holdoff::table::{Entry, Observer, Permit, Snapshot, Table, Verdict};
+use holdoff::table::{Entry, Observer, Permit, Table, Verdict};
 
+use crate::chance::{Mood, any_mode, any_outcome, any_policy, any_signal};
 use crate::model::{Answer, Model, Refusal, Ticket};
+use crate::tale::{Seen, Tale};
 
 /// What the observer heard: the host, whether its entry is in the table, and what happened.
 type Told = Arc<Mutex<Vec<(usize, bool, Event)>>>;
@@ -28,142 +30,64 @@ impl Observer<usize> for Ear {
 }
 
 /// A request that is under way.
-struct Flight {
-    host: usize,
-    permit: Permit<usize>,
+pub(crate) struct Flight {
+    pub(crate) host: usize,
+    pub(crate) permit: Permit<usize>,
     /// None: the table had no room for the key.
-    ticket: Option<Ticket>,
-    purpose: Purpose,
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) purpose: Purpose,
 }
 
-/// What the events told so far say about a key.
-#[derive(Clone, Debug, Default)]
-struct Tale {
-    state: Option<(Instant, Reason, Source)>,
-    probe_out: bool,
-    /// A probe lost its slot, and its verdict may come beside that of the next one.
-    lapsed: bool,
-    cooldowns: u64,
-    probes: u64,
-}
-
-struct Host {
-    key: Key,
-    policy: Arc<Policy>,
-    mood: Mood,
-    known: Option<Known>,
+pub(crate) struct Host {
+    pub(crate) key: Key,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) mood: Mood,
+    pub(crate) known: Option<Known>,
 }
 
 /// What is expected of an entry of the table.
-struct Known {
-    model: Model,
-    entry: Weak<Entry<usize>>,
-    tale: Tale,
+pub(crate) struct Known {
+    pub(crate) model: Model,
+    pub(crate) entry: Weak<Entry<usize>>,
+    pub(crate) tale: Tale,
     /// The live deadline at the last look.
-    live: Option<Instant>,
-    counts: Counts,
+    pub(crate) live: Option<Instant>,
+    pub(crate) counts: Counts,
 }
 
 /// What the entry counts beside the state machine.
 #[derive(Clone, Debug, Default)]
-struct Counts {
-    successes: u64,
-    successes_in_row: u64,
-    last_status: Option<u16>,
-    last_error: Option<String>,
-    last_success: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Mood {
-    Calm,
-    Limiting,
-    Broken,
-    Mixed,
-}
-
-/// How often the things happened that the simulation is about.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
-    forwards: u64,
-    passes: u64,
-    would_have: u64,
-    short_circuits: u64,
-    ramp_full: u64,
-    probe_out: u64,
-    started: [u64; 6],
-    extended: u64,
-    probe_results: [u64; 7],
-    ended: [u64; 3],
-    evicted: u64,
-    untracked: u64,
-    freezes_kept: u64,
-}
-
-impl Seen {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.forwards += other.forwards;
-        self.passes += other.passes;
-        self.would_have += other.would_have;
-        self.short_circuits += other.short_circuits;
-        self.ramp_full += other.ramp_full;
-        self.probe_out += other.probe_out;
-        self.extended += other.extended;
-        self.evicted += other.evicted;
-        self.untracked += other.untracked;
-        self.freezes_kept += other.freezes_kept;
-        for (mine, other) in [
-            (&mut self.started[..], &other.started[..]),
-            (&mut self.probe_results[..], &other.probe_results[..]),
-            (&mut self.ended[..], &other.ended[..]),
-        ] {
-            for (mine, other) in mine.iter_mut().zip(other) {
-                *mine += other;
-            }
-        }
-    }
-
-    pub(crate) fn assert_everything_happened(&self) {
-        let counts = [
-            self.forwards,
-            self.passes,
-            self.would_have,
-            self.short_circuits,
-            self.ramp_full,
-            self.probe_out,
-            self.extended,
-            self.evicted,
-            self.untracked,
-            self.freezes_kept,
-        ];
-        let all = counts.iter().chain(&self.started).chain(&self.probe_results).chain(&self.ended);
-        assert!(all.copied().all(|count| count > 0), "expected everything to happen, found {self:?}");
-    }
+pub(crate) struct Counts {
+    pub(crate) successes: u64,
+    pub(crate) successes_in_row: u64,
+    pub(crate) last_status: Option<u16>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) last_success: Option<Instant>,
 }
 
 pub(crate) struct World {
-    rng: Rng,
-    now: Instant,
-    told: Told,
-    table: Table<usize>,
-    hosts: Vec<Host>,
+    pub(crate) rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) told: Told,
+    pub(crate) table: Table<usize>,
+    pub(crate) hosts: Vec<Host>,
     /// What the table attaches to new keys.
-    policies: Policies,
-    flights: Vec<Flight>,
+    pub(crate) policies: Policies,
+    pub(crate) flights: Vec<Flight>,
     /// Permits that are never completed.
-    lost: Vec<Flight>,
-    max_keys: usize,
+    pub(crate) lost: Vec<Flight>,
+    pub(crate) max_keys: usize,
     /// The last time the table said it had no room.
-    no_room: Option<Instant>,
+    pub(crate) no_room: Option<Instant>,
     /// Whether every step looks at every key. A look lets time pass for a key, which others must do as well.
-    looks_often: bool,
-    step: u64,
-    errors: u64,
-    story: Vec<String>,
-    seen: Seen,
+    pub(crate) looks_often: bool,
+    pub(crate) step: u64,
+    pub(crate) errors: u64,
+    pub(crate) story: Vec<String>,
+    pub(crate) seen: Seen,
 }
 
-const ALL_HOSTS: usize = 12;
+pub(crate) const ALL_HOSTS: usize = 12;
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
@@ -218,7 +142,7 @@ impl World {
         self.story[from..].join("\n")
     }
 
-    fn note(&mut self, text: String) {
+    pub(crate) fn note(&mut self, text: String) {
         self.story.push(format!("{:>5} at {:>20}: {text}", self.step, self.now.as_nanos()));
     }
 
@@ -262,7 +186,10 @@ impl World {
             75..97 => {
                 let host = self.any_host();
                 let host = &self.hosts[host];
-                let edges = host.known.as_ref().map(|known| known.model.edges(&host.policy)).unwrap_or_default();
+                let mut edges = host.known.as_ref().map(|known| known.model.edges(&host.policy)).unwrap_or_default();
+                if self.rng.u8(..6) == 0 {
+                    edges.extend(host.known.as_ref().map(|known| known.model.quiet_over(&host.policy)));
+                }
                 let later: Vec<_> = edges.into_iter().filter(|edge| *edge > self.now).collect();
                 let Some(edge) = self.rng.choice(later) else { return };
                 let before = Duration::from_nanos([0, 0, 1][self.rng.usize(..3)]);
@@ -286,7 +213,7 @@ impl World {
     }
 
     /// Admission; says whether a permit came of it.
-    fn ask(&mut self, host: usize, purpose: Purpose) -> bool {
+    pub(crate) fn ask(&mut self, host: usize, purpose: Purpose) -> bool {
         let (entry, verdict) = self.table.admit(&self.hosts[host].key.as_ref(), purpose, self.now);
         let tracked = entry.is_tracked();
         self.notice_evictions();
@@ -369,11 +296,11 @@ impl World {
         let last = self.flights.len() - 1;
         let at = [0, last, self.rng.usize(..=last)][self.rng.usize(..3)];
         let flight = self.flights.remove(at);
-        let outcome = self.any_outcome(flight.host, flight.purpose);
+        let outcome = any_outcome(&mut self.rng, self.hosts[flight.host].mood, flight.purpose);
         self.complete(flight, &outcome);
     }
 
-    fn complete(&mut self, flight: Flight, outcome: &Outcome) {
+    pub(crate) fn complete(&mut self, flight: Flight, outcome: &Outcome) {
         let Flight { host, permit, ticket, .. } = flight;
         let status = match outcome {
             Outcome::Success => Some(200),
@@ -428,9 +355,9 @@ impl World {
             .into_iter()
             .partition(|flight| flight.host == host && flight.purpose == Purpose::Request);
         self.flights = others;
-        let same = self.rng.bool().then(|| self.any_signal());
+        let same = self.rng.bool().then(|| any_signal(&mut self.rng));
         for flight in burst {
-            let outcome = same.clone().unwrap_or_else(|| self.any_signal());
+            let outcome = same.clone().unwrap_or_else(|| any_signal(&mut self.rng));
             self.complete(flight, &outcome);
         }
     }
@@ -441,7 +368,7 @@ impl World {
         for host in 0..ALL_HOSTS {
             if self.ask(host, Purpose::Request) {
                 let flight = self.flights.pop().unwrap();
-                let outcome = if limiting { self.any_signal() } else { Outcome::Success };
+                let outcome = if limiting { any_signal(&mut self.rng) } else { Outcome::Success };
                 self.complete(flight, &outcome);
             }
         }
@@ -455,7 +382,7 @@ impl World {
         self.drop_flight(flight);
     }
 
-    fn drop_flight(&mut self, flight: Flight) {
+    pub(crate) fn drop_flight(&mut self, flight: Flight) {
         let Flight { host, permit, ticket, .. } = flight;
         self.note(format!("host {host}: drops {ticket:?}"));
         drop(permit);
@@ -550,7 +477,7 @@ impl World {
         }
     }
 
-    fn set_policy(&mut self, host: usize, policy: Policy) {
+    pub(crate) fn set_policy(&mut self, host: usize, policy: Policy) {
         policy.check().unwrap();
         self.note(format!("host {host}: {policy:?}"));
         let policy = Arc::new(policy);
@@ -561,362 +488,4 @@ impl World {
         }
         self.listen();
     }
-
-    fn look_at_all(&mut self) {
-        for snapshot in self.table.snapshots(self.now) {
-            let at = self.hosts.iter().position(|host| host.key == snapshot.key).unwrap();
-            let host = &mut self.hosts[at];
-            let known = host.known.as_mut().expect("every entry was seen");
-            known.model.settle(&host.policy, self.now);
-            self.compare(at, &snapshot);
-        }
-        self.listen();
-    }
-
-    /// State, invariant, tale.
-    fn compare(&mut self, at: usize, found: &Snapshot) {
-        let host = &mut self.hosts[at];
-        let known = host.known.as_mut().unwrap();
-        let (model, now) = (&known.model, self.now);
-        assert_eq!(found.view, model.view(&host.policy, now), "host {at}: the state (left: table, right: model)");
-        assert_eq!(found.mode, host.policy.mode, "host {at}: the mode");
-        assert_eq!(found.short_circuited, model.short_circuited, "host {at}: short-circuited");
-        assert_eq!(found.would_have, model.would_have, "host {at}: would have");
-        let counts = &known.counts;
-        assert_eq!(found.successes, counts.successes, "host {at}: successes");
-        assert_eq!(found.successes_in_row, counts.successes_in_row, "host {at}: successes in a row");
-        assert_eq!(found.last_status, counts.last_status, "host {at}: last status");
-        assert_eq!(found.last_error.as_deref(), counts.last_error.as_deref(), "host {at}: last error");
-        match (found.last_success, counts.last_success) {
-            (Some(found), Some(expected)) => assert!(
-                expected.saturating_since(found) <= Duration::from_secs(1) && found <= expected,
-                "host {at}: last success to the second"
-            ),
-            (found, expected) => assert_eq!(found, expected, "host {at}: last success"),
-        }
-        // The invariant: a live cooldown is only ever extended; only a release, which clears `live`, ends it.
-        let deadline = found.view.cooldown.as_ref().map(|cooldown| cooldown.deadline);
-        if let Some(live) = known.live.filter(|live| now < *live) {
-            assert!(deadline >= Some(live), "host {at}: a live cooldown until {live:?} became {deadline:?}");
-            assert_eq!(found.view.state, State::Cooling, "host {at}: a live cooldown");
-        }
-        known.live = deadline.filter(|deadline| now < *deadline);
-    }
-
-    /// The events of the last call: those expected, in their order, and a tale that fits the state.
-    fn listen(&mut self) {
-        let told = std::mem::take(&mut *self.told.lock().unwrap());
-        for (at, host) in self.hosts.iter_mut().enumerate() {
-            let found: Vec<_> =
-                told.iter().filter(|(of, tracked, _)| *of == at && *tracked).map(|(.., event)| event.clone()).collect();
-            let Some(known) = &mut host.known else {
-                assert!(found.is_empty(), "host {at}: events of a key that is not known: {found:?}");
-                continue;
-            };
-            if let Some(complaint) = known.model.complaint.take() {
-                panic!("host {at}: {complaint}; told {found:?}");
-            }
-            let expected = std::mem::take(&mut known.model.events);
-            assert_eq!(found, expected, "host {at}: events (left: table, right: model)");
-            if found.is_empty() {
-                continue;
-            }
-            for event in &found {
-                known.tale.hear(event, &mut self.seen);
-            }
-            let view = known.model.view(&host.policy, self.now);
-            let cooldown = view.cooldown.as_ref().map(|cooldown| (cooldown.deadline, cooldown.reason, cooldown.source));
-            assert_eq!(known.tale.state, cooldown, "host {at}: the tale of the events");
-            if !known.tale.lapsed {
-                let out = view.probe_out || known.model.lease_is_over(&host.policy, self.now);
-                assert_eq!(known.tale.probe_out, out, "host {at}: the probe of the tale");
-            }
-            assert_eq!(known.tale.cooldowns, view.totals.cooldowns, "host {at}: cooldowns of the tale");
-            assert_eq!(known.tale.probes, view.totals.probes, "host {at}: probes of the tale");
-        }
-    }
-
-    /// Keys that went to make room: only clear ones without a permit out.
-    fn notice_evictions(&mut self) {
-        for at in 0..ALL_HOSTS {
-            let host = &mut self.hosts[at];
-            let Some(known) = &mut host.known else { continue };
-            let gone = match (self.table.find(&host.key), known.entry.upgrade()) {
-                (Some(found), Some(known)) => !Arc::ptr_eq(&found, &known),
-                (None, _) => true,
-                (Some(_), None) => true,
-            };
-            if !gone {
-                // A sweep may have noticed that its quiet time is over.
-                let quiet = |(of, _, event): &(usize, bool, Event)| {
-                    *of == at && matches!(event, Event::Ended { cause: EndCause::Quiet, .. })
-                };
-                if self.told.lock().unwrap().iter().any(quiet) {
-                    known.model.settle(&host.policy, self.now);
-                }
-                continue;
-            }
-            known.model.settle(&host.policy, self.now);
-            known.model.events.clear();
-            self.told.lock().unwrap().retain(|(of, tracked, _)| *of != at || !*tracked);
-            assert_eq!(known.model.state(self.now), State::Clear, "host {at}: evicted while it cooled");
-            let out = self.flights.iter().chain(&self.lost).any(|flight| flight.host == at && flight.ticket.is_some());
-            assert!(!out, "host {at}: evicted with a permit out");
-            host.known = None;
-            self.seen.evicted += 1;
-            self.note(format!("host {at}: evicted"));
-        }
-    }
-
-    /// The table said it was full: then there must be nothing that could have gone.
-    fn notice_no_room(&mut self, host: usize) {
-        self.seen.untracked += 1;
-        self.note(format!("host {host}: no room"));
-        assert!(self.hosts[host].known.is_none(), "host {host}: known and without room");
-        let pause = self.no_room.is_some_and(|last| self.now < last.saturating_add(Duration::from_secs(1)));
-        if pause {
-            return;
-        }
-        self.no_room = Some(self.now);
-        assert_eq!(self.table.stats().keys, self.max_keys, "no room in a table that is not full");
-        for (at, host) in self.hosts.iter().enumerate() {
-            let Some(known) = &host.known else { continue };
-            let mut model = known.model.clone();
-            model.settle(&host.policy, self.now);
-            let out = self.flights.iter().chain(&self.lost).any(|flight| flight.host == at && flight.ticket.is_some());
-            assert!(out || model.state(self.now) != State::Clear, "host {at}: clear and idle, but there was no room");
-        }
-    }
-
-    fn check_room(&self) {
-        let stats = self.table.stats();
-        let known = self.hosts.iter().filter(|host| host.known.is_some()).count();
-        assert!(stats.keys <= self.max_keys, "more keys than the bound: {stats:?}");
-        assert_eq!(stats.keys, known, "keys in the table");
-        assert_eq!(stats.evicted, self.seen.evicted, "evictions");
-    }
-
-    fn any_outcome(&mut self, host: usize, purpose: Purpose) -> Outcome {
-        if purpose == Purpose::Tunnel {
-            return match self.rng.u8(..4) {
-                0 => self.any_failure(),
-                1 => Outcome::Neutral,
-                _ => Outcome::Connected,
-            };
-        }
-        // Out of a hundred: success, signal, failure, other 5xx; the rest is neutral.
-        let (success, signal, failing, answered) = match self.hosts[host].mood {
-            Mood::Calm => (85, 3, 3, 3),
-            Mood::Limiting => (15, 75, 2, 3),
-            Mood::Broken => (10, 5, 75, 5),
-            Mood::Mixed => (25, 25, 25, 15),
-        };
-        let at = self.rng.u32(..100);
-        if at < success {
-            Outcome::Success
-        } else if at < success + signal {
-            self.any_signal()
-        } else if at < success + signal + failing {
-            self.any_failure()
-        } else if at < success + signal + failing + answered {
-            Outcome::Answered
-        } else {
-            Outcome::Neutral
-        }
-    }
-
-    fn any_failure(&mut self) -> Outcome {
-        Outcome::Failing([Failure::Refused, Failure::Timeout, Failure::Dns, Failure::Status(502)][self.rng.usize(..4)])
-    }
-
-    fn any_signal(&mut self) -> Outcome {
-        let wait = match self.rng.u8(..10) {
-            0 | 1 => None,
-            2 => Some(Duration::ZERO),
-            3 | 4 => Some(Duration::from_secs(self.rng.u64(1..5))),
-            5 | 6 => Some(Duration::from_secs(self.rng.u64(5..120))),
-            7 => Some(Duration::from_millis(self.rng.u64(..10_000_000))),
-            8 => Some(Duration::from_secs(self.rng.u64(3000..100_000))),
-            _ => Some(Duration::from_secs(1 << self.rng.u32(..=31))),
-        };
-        let source = if self.rng.bool() { Source::RetryAfterSeconds } else { Source::RetryAfterDate };
-        let hint = wait.map(|wait| Hint { wait, source });
-        let reason = if hint.is_some() && self.rng.u8(..4) == 0 { Reason::Unavailable } else { Reason::RateLimited };
-        let received = wait.map(|wait| format!("{wait:?}").into_boxed_str());
-        // What the other two reasons that a signal may have do is no different.
-        let reason = match self.rng.u8(..10) {
-            0 if hint.is_some() => Reason::BackendBusy,
-            1 if hint.is_some() => Reason::QuotaExhausted,
-            _ => reason,
-        };
-        Outcome::Signal(Signal { reason, hint, received })
-    }
-
-    /// The end: hosts are well again, at 0.1 s or 40 s (longer than the lease) for an answer. Every key that is asked clears
-    /// by its probes, every other one by quiet time.
-    pub(crate) fn everything_clears(&mut self) {
-        self.step += 1;
-        self.note("the end: all hosts are well".to_owned());
-        for flight in std::mem::take(&mut self.flights) {
-            self.drop_flight(flight);
-        }
-        for at in 0..ALL_HOSTS {
-            let mode = if at % 3 == 0 { Mode::Observe } else { Mode::Enforce };
-            self.set_policy(at, Policy { mode, ..(*self.hosts[at].policy).clone() });
-        }
-        self.look_at_all();
-        let start = self.now;
-        // Asked one after another; time only runs on.
-        for at in (0..ALL_HOSTS).filter(|at| at % 4 != 3) {
-            let latency = if at % 2 == 0 { Duration::from_millis(100) } else { Duration::from_secs(40) };
-            self.clears_by_asking(at, latency);
-        }
-        // Nobody asks these.
-        for at in (0..ALL_HOSTS).filter(|at| at % 4 == 3) {
-            let host = &self.hosts[at];
-            let Some(known) = &host.known else { continue };
-            let Some(deadline) = known.model.deadline() else { continue };
-            assert!(
-                deadline <= start.saturating_add(Duration::from_secs(31 * 86_400)),
-                "host {at}: a deadline in reach"
-            );
-            self.now = self.now.max(known.model.quiet_over(&host.policy));
-            self.look_at_all();
-            let entry = self.table.find(&self.hosts[at].key).unwrap();
-            assert_eq!(entry.snapshot(self.now).view.state, State::Clear, "host {at}: quiet time clears");
-            drop(entry);
-        }
-        self.look_at_all();
-    }
-
-    fn clears_by_asking(&mut self, at: usize, latency: Duration) {
-        let policy = Arc::clone(&self.hosts[at].policy);
-        let Some(known) = &self.hosts[at].known else { return };
-        let from = self.now.max(known.model.deadline().unwrap_or(self.now));
-        let limits = &policy.cooldown;
-        // Each of the successes needed costs at most an answer, a lease and a pause; then the ramp.
-        let each = latency + limits.probe_lease + limits.min_cooldown + Duration::from_secs(2);
-        let by = from.saturating_add(each * (limits.success_threshold + 1) + limits.ramp);
-        let mut due: Vec<(Instant, Flight)> = Vec::new();
-        let mut ask_at = self.now;
-        loop {
-            self.step += 1;
-            // The next thing: an answer that comes, or the next time to ask.
-            let first =
-                due.iter().enumerate().min_by_key(|(_, (when, _))| *when).map(|(index, (when, _))| (index, *when));
-            match first {
-                Some((index, when)) if when <= ask_at => {
-                    self.now = self.now.max(when);
-                    let (_, flight) = due.remove(index);
-                    self.complete(flight, &Outcome::Success);
-                }
-                _ => {
-                    self.now = self.now.max(ask_at);
-                    if self.ask(at, Purpose::Request) {
-                        let flight = self.flights.pop().unwrap();
-                        due.push((self.now.saturating_add(latency), flight));
-                    }
-                    let live = self.hosts[at].known.as_ref().and_then(|known| known.model.deadline());
-                    let second = self.now.saturating_add(Duration::from_secs(1));
-                    ask_at = live.filter(|live| *live > self.now).unwrap_or(second);
-                }
-            }
-            self.look_at_all();
-            let Some(entry) = self.table.find(&self.hosts[at].key) else { break };
-            let view = entry.snapshot(self.now).view;
-            drop(entry);
-            if view.state == State::Clear && !view.ramping {
-                break;
-            }
-            assert!(self.now <= by, "host {at}: expected clear at {by:?}, found {view:?} at {:?}", self.now);
-        }
-        for (_, flight) in due {
-            self.complete(flight, &Outcome::Success);
-        }
-        let Some(entry) = self.table.find(&self.hosts[at].key) else { return };
-        let view = entry.snapshot(self.now).view;
-        drop(entry);
-        self.listen();
-        assert_eq!(view.state, State::Clear, "host {at}: clear in the end");
-    }
-}
-
-impl Tale {
-    fn hear(&mut self, event: &Event, seen: &mut Seen) {
-        match event {
-            Event::Started { reason, source, until, from, .. } => {
-                assert_ne!(*from, State::Cooling, "a start inside a live cooldown");
-                self.state = Some((*until, *reason, *source));
-                self.probe_out = false;
-                self.lapsed = false;
-                self.cooldowns += 1;
-                seen.started[Reason::ALL.iter().position(|known| known == reason).unwrap()] += 1;
-            }
-            Event::Extended { reason, source, until, .. } => {
-                let (before, ..) = self.state.expect("an extension needs a cooldown");
-                assert!(*until > before, "an extension that does not extend");
-                self.state = Some((*until, *reason, *source));
-                seen.extended += 1;
-            }
-            Event::ProbeStarted { .. } => {
-                assert!(!self.probe_out, "two probes out");
-                assert!(self.state.is_some(), "a probe of a clear key");
-                self.probe_out = true;
-                self.probes += 1;
-            }
-            Event::ProbeEnded(result) => {
-                self.probe_out = false;
-                self.lapsed |= *result == ProbeResult::LeaseOver;
-                seen.probe_results[ProbeResult::ALL.iter().position(|known| known == result).unwrap()] += 1;
-            }
-            Event::Ended { cause, reason, .. } => {
-                let (.., before) =
-                    self.state.map(|(until, reason, _)| (until, reason)).expect("an end needs a cooldown");
-                assert_eq!(before, *reason, "the reason of the end");
-                self.state = None;
-                self.probe_out = false;
-                self.lapsed = false;
-                seen.ended[EndCause::ALL.iter().position(|known| known == cause).unwrap()] += 1;
-            }
-            other => panic!("expected an event the simulation knows, found {other:?}"),
-        }
-    }
-}
-
-fn any_mode(rng: &mut Rng) -> Mode {
-    [Mode::Enforce, Mode::Enforce, Mode::Enforce, Mode::Observe, Mode::Off][rng.usize(..5)]
-}
-
-fn any_policy(rng: &mut Rng) -> Policy {
-    let secs = Duration::from_secs;
-    let min_cooldown = [secs(1), Duration::from_millis(100), secs(5)][rng.usize(..3)];
-    let jittery = rng.u8(..4) == 0;
-    let policy = Policy {
-        mode: any_mode(rng),
-        cooldown: CooldownLimits {
-            min_cooldown,
-            default_cooldown: [secs(60), secs(10), secs(2)][rng.usize(..3)],
-            growth: [2.0, 1.0, 1.5, 3.0][rng.usize(..4)],
-            max_backoff: [secs(1800), secs(90)][rng.usize(..2)],
-            max_overwait: [secs(60), secs(20)][rng.usize(..2)],
-            max_retry_after: [secs(3600), secs(300), secs(86_400)][rng.usize(..3)],
-            ladder: [Ladder::FromHint, Ladder::FromHint, Ladder::Fixed, Ladder::Off][rng.usize(..4)],
-            jitter: if jittery { 0.2 } else { 0.0 },
-            hint_jitter: jittery,
-            probe_lease: [secs(30), secs(2), secs(300)][rng.usize(..3)],
-            success_threshold: [1, 1, 2, 3][rng.usize(..4)],
-            ramp: [secs(10), Duration::ZERO, secs(1)][rng.usize(..3)],
-            quiet_time: [secs(600), secs(600), secs(5)][rng.usize(..3)],
-        },
-        breaker: BreakerLimits {
-            failure_threshold: [0, 1, 2, 5][rng.usize(..4)],
-            failure_window: [Duration::ZERO, secs(60), secs(5)][rng.usize(..3)],
-            initial: [secs(1), Duration::from_millis(50)][rng.usize(..2)],
-            growth: [2.0, 1.5][rng.usize(..2)],
-            max: secs(60),
-        },
-        ..Policy::default()
-    };
-    policy.check().unwrap();
-    policy
 }
