@@ -309,6 +309,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
     }
 
     /// Other settings from now on. What the key knows stays (SPEC 4.5), and so does a deadline that they would not have set.
+    /// A new entry takes what the table attaches: change that first, then every entry.
     pub fn set_policy(&self, policy: Arc<Policy>) {
         let mut inner = self.lock();
         inner.policy = policy;
