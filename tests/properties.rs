@@ -238,7 +238,12 @@ proptest! {
     }
 
     #[test]
-    fn any_number_of_digits_is_that_number_or_the_largest(zeros in 0_usize..40, digits in "[1-9][0-9]{0,300}") {
+    fn any_number_of_digits_is_that_number_or_the_largest(zeros in 0_usize..40, digits in prop_oneof![
+        "[1-9][0-9]{0,300}",
+        "[1-9]0{0,100}",
+        // What is small again once 64 bits are full.
+        (1_u128..1000, 0_u128..1000).prop_map(|(times, more)| ((times << 64) + more).to_string()),
+    ]) {
         let text = format!("{}{digits}", "0".repeat(zeros));
         let expected = digits.parse::<u64>().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT);
         let reading = read(&[text.as_bytes()], &context(None, false));
@@ -389,6 +394,9 @@ proptest! {
             prop_assert_eq!(key.ip(), Some(address));
             prop_assert_eq!(key.to_string(), text);
         }
+        let groups = std::net::Ipv6Addr::from(v6).segments().map(|group| format!("{group:04X}"));
+        let long = Key::parse(&format!("http://[{}]:{port}", groups.join(":"))).unwrap();
+        prop_assert_eq!(long.to_string(), format!("http://[{}]:{port}", std::net::Ipv6Addr::from(v6)));
     }
 
     #[test]
