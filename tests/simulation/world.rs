@@ -296,7 +296,13 @@ impl World {
         let last = self.flights.len() - 1;
         let at = [0, last, self.rng.usize(..=last)][self.rng.usize(..3)];
         let flight = self.flights.remove(at);
-        let outcome = any_outcome(&mut self.rng, self.hosts[flight.host].mood, flight.purpose);
+        let mut outcome = any_outcome(&mut self.rng, self.hosts[flight.host].mood, flight.purpose);
+        if let (Outcome::Signal(signal), Some(rest)) = (&mut outcome, self.rest(flight.host))
+            && self.rng.u8(..4) == 0
+        {
+            // The same deadline again, or a nanosecond beside it.
+            signal.hint.iter_mut().for_each(|hint| hint.wait = rest);
+        }
         self.complete(flight, &outcome);
     }
 
@@ -406,7 +412,8 @@ impl World {
 
     fn freeze(&mut self) {
         let host = self.any_host();
-        let length = match self.rng.u8(..4) {
+        let length = match self.rng.u8(..5) {
+            4 => self.rest(host).unwrap_or(Duration::from_secs(1)),
             0 => Duration::from_secs(self.rng.u64(1..30)),
             1 => Duration::from_secs(self.rng.u64(30..7200)),
             2 => Duration::from_secs(self.rng.u64(7200..90_000)),
@@ -427,6 +434,14 @@ impl World {
         self.seen.freezes_kept += u64::from(matches!(found, Freeze::AlreadyLonger { .. }));
         assert_eq!(found, expected, "host {host}: freeze");
         self.listen();
+    }
+
+    /// The time to the live deadline, to a nanosecond.
+    fn rest(&mut self, host: usize) -> Option<Duration> {
+        let deadline = self.hosts[host].known.as_ref()?.model.deadline().filter(|deadline| *deadline > self.now)?;
+        let rest = deadline.saturating_since(self.now);
+        let beside = Duration::from_nanos(1);
+        Some([rest, rest + beside, rest.saturating_sub(beside).max(beside)][self.rng.usize(..3)])
     }
 
     fn release(&mut self) {
