@@ -310,10 +310,17 @@ impl<X: Send + Sync + 'static> Entry<X> {
 
     /// Other settings from now on. What the key knows stays (SPEC 4.5), and so does a deadline that they would not have set.
     /// A new entry takes what the table attaches: change that first, then every entry.
-    pub fn set_policy(&self, policy: Arc<Policy>) {
-        let mut inner = self.lock();
-        inner.policy = policy;
-        self.publish(&inner);
+    /// What time did before was under the old settings.
+    pub fn set_policy(&self, policy: Arc<Policy>, now: Instant) {
+        let mut events = Events::default();
+        {
+            let mut inner = self.lock();
+            let Inner { machine, policy: old, .. } = &mut *inner;
+            machine.settle(old, now, &mut events);
+            *old = policy;
+            self.publish(&inner);
+        }
+        self.tell(&events, now);
     }
 
     /// Lets time pass for a key nobody asks for.

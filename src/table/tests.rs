@@ -139,7 +139,7 @@ fn what_was_sent_before_the_mode_became_off_feeds_nothing() {
     let (table, _) = table(10, Mode::Enforce);
     let permit = forward(&table, "peer", 100);
     let entry = table.find(&name("peer")).unwrap();
-    entry.set_policy(Arc::new(Policy { mode: Mode::Off, ..Policy::default() }));
+    entry.set_policy(Arc::new(Policy { mode: Mode::Off, ..Policy::default() }), at(101));
     permit.complete(&limited(60), Some(429), Some("HTTP 429"), at(101), 0);
     let shown = snapshot(&table, "peer", 101);
     assert_eq!((shown.view.state, shown.view.totals.signals), (State::Clear, 0));
@@ -152,7 +152,7 @@ fn a_probe_that_ends_in_mode_off_frees_its_slot() {
     cool(&table, "peer", 5, 100);
     let probe = forward(&table, "peer", 105);
     let entry = table.find(&name("peer")).unwrap();
-    entry.set_policy(Arc::new(Policy { mode: Mode::Off, ..Policy::default() }));
+    entry.set_policy(Arc::new(Policy { mode: Mode::Off, ..Policy::default() }), at(105));
     probe.complete(&Outcome::Success, Some(200), None, at(105), 0);
     let view = snapshot(&table, "peer", 105).view;
     assert_eq!((view.state, view.probe_out), (State::Probing, false));
@@ -168,11 +168,21 @@ fn other_settings_keep_the_state_and_count_from_the_next_question_on() {
         (Mode::Off, |verdict| matches!(verdict, Verdict::Pass)),
         (Mode::Enforce, |verdict| matches!(verdict, Verdict::ShortCircuit(_))),
     ] {
-        entry.set_policy(Arc::new(Policy { mode, ..Policy::default() }));
+        entry.set_policy(Arc::new(Policy { mode, ..Policy::default() }), at(101));
         assert!(is_expected(&admit(&table, "peer", 101)), "{mode:?}");
         let shown = snapshot(&table, "peer", 101);
         assert_eq!((shown.mode, shown.view.cooldown.unwrap().deadline), (mode, at(160)));
     }
+}
+
+#[test]
+fn quiet_time_that_was_over_under_the_old_settings_stays_over() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let entry = table.find(&name("peer")).unwrap();
+    let limits = CooldownLimits { quiet_time: Duration::from_secs(6000), ..CooldownLimits::default() };
+    entry.set_policy(Arc::new(Policy { cooldown: limits, ..Policy::default() }), at(705));
+    assert_eq!(snapshot(&table, "peer", 705).view.state, State::Clear);
 }
 
 #[test]

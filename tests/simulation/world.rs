@@ -497,10 +497,15 @@ impl World {
         self.note(format!("host {host}: {policy:?}"));
         let policy = Arc::new(policy);
         self.policies.lock().unwrap()[host] = Arc::clone(&policy);
-        self.hosts[host].policy = policy;
-        if let Some(entry) = self.table.find(&self.hosts[host].key) {
-            entry.set_policy(Arc::clone(&self.hosts[host].policy));
+        let now = self.now;
+        let changed = &mut self.hosts[host];
+        if let Some(entry) = self.table.find(&changed.key) {
+            entry.set_policy(Arc::clone(&policy), now);
         }
+        if let Some(known) = &mut changed.known {
+            known.model.settle(&changed.policy, now);
+        }
+        changed.policy = policy;
         self.listen();
     }
 }
