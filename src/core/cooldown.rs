@@ -76,9 +76,9 @@ struct History {
     quiet_from: Instant,
     /// An operator's freeze, enforced in every mode.
     frozen_until: Option<Instant>,
-    /// Failures since the breaker last opened or a success; their times when the breaker has a window.
-    streak: u32,
-    streak_times: VecDeque<Instant>,
+    /// When the failures since the breaker last opened or a success came, as far as the window goes. Never more than the
+    /// threshold: that many open it. Times are kept without a window too, so that a reload that sets one loses nothing.
+    streak: VecDeque<Instant>,
     limited_in_row: u32,
     failures_in_row: u32,
     last_failure: Option<(Instant, Failure)>,
@@ -271,8 +271,8 @@ impl Cooldown {
         }
         let (reason, from) = (live.reason, self.state(now));
         match self.phase {
-            Phase::Clear => self.reset_steps(),
-            Phase::Ramp { .. } => {}
+            // The failures in a row since then are none of the old cooldown's, and this is passed again and again.
+            Phase::Clear | Phase::Ramp { .. } => self.reset_ladders(),
             Phase::Cooling | Phase::Probing { .. } => {
                 self.reset_steps();
                 self.enter(Phase::Clear);
@@ -329,7 +329,10 @@ impl Cooldown {
             },
             success_matters: self.rate_step > 0
                 || self.breaker_step > 0
-                || self.history.as_ref().is_some_and(|h| h.streak > 0 || h.limited_in_row > 0 || h.failures_in_row > 0),
+                || self
+                    .history
+                    .as_ref()
+                    .is_some_and(|h| !h.streak.is_empty() || h.limited_in_row > 0 || h.failures_in_row > 0),
             frozen_until: self.history.as_ref().and_then(|h| h.frozen_until),
         }
     }
@@ -470,18 +473,21 @@ impl Cooldown {
     }
 
     fn reset_steps(&mut self) {
+        self.reset_ladders();
+        self.reset_streak();
+    }
+
+    fn reset_ladders(&mut self) {
         self.rate_step = 0;
         self.breaker_step = 0;
         if let Some(history) = &mut self.history {
             history.limited_in_row = 0;
         }
-        self.reset_streak();
     }
 
     fn reset_streak(&mut self) {
         if let Some(history) = &mut self.history {
-            history.streak = 0;
-            history.streak_times.clear();
+            history.streak.clear();
             history.failures_in_row = 0;
         }
     }
@@ -505,8 +511,7 @@ impl Cooldown {
                 last: None,
                 quiet_from: Instant::ZERO,
                 frozen_until: None,
-                streak: 0,
-                streak_times: VecDeque::new(),
+                streak: VecDeque::new(),
                 limited_in_row: 0,
                 failures_in_row: 0,
                 last_failure: None,

@@ -208,6 +208,11 @@ impl<X: Send + Sync + 'static> Entry<X> {
         now: Instant,
         draw: u64,
     ) -> u64 {
+        if Word(self.word.load(Ordering::Acquire)).mode() == Mode::Off {
+            // It was admitted before the mode was changed. Off feeds nothing (SPEC 4.5); a slot is freed all the same.
+            self.cancel(admission);
+            return 0;
+        }
         if let Some(status) = status
             && self.counters.last_status.load(Ordering::Relaxed) != status
         {
@@ -303,6 +308,21 @@ impl<X: Send + Sync + 'static> Entry<X> {
         self.change(now, |machine, policy, events| machine.release(policy, now, events))
     }
 
+    /// Other settings from now on. What the key knows stays (SPEC 4.5), and so does a deadline that they would not have set.
+    /// A new entry takes what the table attaches: change that first, then every entry.
+    /// What time did before was under the old settings.
+    pub fn set_policy(&self, policy: Arc<Policy>, now: Instant) {
+        let mut events = Events::default();
+        {
+            let mut inner = self.lock();
+            let Inner { machine, policy: old, .. } = &mut *inner;
+            machine.settle(old, now, &mut events);
+            *old = policy;
+            self.publish(&inner);
+        }
+        self.tell(&events, now);
+    }
+
     /// Lets time pass for a key nobody asks for.
     pub fn settle(&self, now: Instant) {
         self.change(now, |machine, policy, events| machine.settle(policy, now, events));
@@ -346,9 +366,17 @@ impl<X: Send + Sync + 'static> Entry<X> {
         result
     }
 
-    /// Whether the key cools or is being tested, and is therefore never evicted.
-    pub(super) fn is_live(&self) -> bool {
-        matches!(Word(self.word.load(Ordering::Acquire)).tag(), Tag::Cooling | Tag::Probing)
+    /// Whether the key cools or is being tested, and is therefore never evicted. Quiet time may have ended that long ago
+    /// without anybody asking.
+    pub(super) fn is_live(&self, now: Instant) -> bool {
+        let live = |word: &AtomicU64| matches!(Word(word.load(Ordering::Acquire)).tag(), Tag::Cooling | Tag::Probing);
+        if !live(&self.word) {
+            return false;
+        }
+        if now >= Instant::from_nanos(self.deadline.load(Ordering::Acquire)) {
+            self.settle(now);
+        }
+        live(&self.word)
     }
 
     /// Order of eviction: keys that remember nothing first, the longest unused first.

@@ -174,7 +174,7 @@ impl<X: Send + Sync + 'static> Table<X> {
         let mut candidates: Vec<_> = map
             .values()
             // A second owner holds a permit or is about to ask.
-            .filter(|entry| !entry.is_live() && Arc::strong_count(entry) == 1)
+            .filter(|entry| Arc::strong_count(entry) == 1 && !entry.is_live(now))
             .map(|entry| (entry.eviction_rank(), entry))
             .collect();
         let wanted = (self.max_keys / 64).max(1).min(candidates.len());

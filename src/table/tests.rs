@@ -1,7 +1,7 @@
 use std::sync::Mutex as StdMutex;
 
 use super::*;
-use crate::core::cooldown::Event;
+use crate::core::cooldown::{EndCause, Event};
 use crate::core::decision::{NotUntil, Reason, Source, State};
 use crate::core::key::Scheme;
 use crate::core::policy::{CooldownLimits, Mode};
@@ -135,6 +135,57 @@ fn mode_off_neither_reads_nor_feeds() {
 }
 
 #[test]
+fn what_was_sent_before_the_mode_became_off_feeds_nothing() {
+    let (table, _) = table(10, Mode::Enforce);
+    let permit = forward(&table, "peer", 100);
+    let entry = table.find(&name("peer")).unwrap();
+    entry.set_policy(Arc::new(Policy { mode: Mode::Off, ..Policy::default() }), at(101));
+    permit.complete(&limited(60), Some(429), Some("HTTP 429"), at(101), 0);
+    let shown = snapshot(&table, "peer", 101);
+    assert_eq!((shown.view.state, shown.view.totals.signals), (State::Clear, 0));
+    assert_eq!((shown.last_status, shown.last_error), (None, None));
+}
+
+#[test]
+fn a_probe_that_ends_in_mode_off_frees_its_slot() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let probe = forward(&table, "peer", 105);
+    let entry = table.find(&name("peer")).unwrap();
+    entry.set_policy(Arc::new(Policy { mode: Mode::Off, ..Policy::default() }), at(105));
+    probe.complete(&Outcome::Success, Some(200), None, at(105), 0);
+    let view = snapshot(&table, "peer", 105).view;
+    assert_eq!((view.state, view.probe_out), (State::Probing, false));
+}
+
+#[test]
+fn other_settings_keep_the_state_and_count_from_the_next_question_on() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 60, 100);
+    let entry = table.find(&name("peer")).unwrap();
+    for (mode, is_expected) in [
+        (Mode::Observe, (|verdict| matches!(verdict, Verdict::WouldHave(_))) as fn(&Verdict<()>) -> bool),
+        (Mode::Off, |verdict| matches!(verdict, Verdict::Pass)),
+        (Mode::Enforce, |verdict| matches!(verdict, Verdict::ShortCircuit(_))),
+    ] {
+        entry.set_policy(Arc::new(Policy { mode, ..Policy::default() }), at(101));
+        assert!(is_expected(&admit(&table, "peer", 101)), "{mode:?}");
+        let shown = snapshot(&table, "peer", 101);
+        assert_eq!((shown.mode, shown.view.cooldown.unwrap().deadline), (mode, at(160)));
+    }
+}
+
+#[test]
+fn quiet_time_that_was_over_under_the_old_settings_stays_over() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let entry = table.find(&name("peer")).unwrap();
+    let limits = CooldownLimits { quiet_time: Duration::from_secs(6000), ..CooldownLimits::default() };
+    entry.set_policy(Arc::new(Policy { cooldown: limits, ..Policy::default() }), at(705));
+    assert_eq!(snapshot(&table, "peer", 705).view.state, State::Clear);
+}
+
+#[test]
 fn a_freeze_is_enforced_in_every_mode() {
     for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
         let (table, _) = table(10, mode);
@@ -197,6 +248,20 @@ fn full_of_live_cooldowns_new_keys_are_forwarded_untracked_and_counted() {
     let stats = table.stats();
     assert_eq!((stats.keys, stats.untracked, stats.evicted), (10, 2, 0));
     assert!(table.freeze(&name("new"), Duration::from_secs(5), at(101)).is_none());
+}
+
+#[test]
+fn a_key_whose_quiet_time_is_over_makes_room_although_nobody_asked_for_it() {
+    let (table, told) = table(10, Mode::Enforce);
+    for host in 0..10 {
+        cool(&table, &format!("cooling{host}"), 5, 100);
+    }
+    drop(forward(&table, "early", 704));
+    assert_eq!((table.stats().untracked, table.stats().evicted), (1, 0));
+    drop(forward(&table, "new", 705));
+    assert_eq!((table.stats().untracked, table.stats().evicted), (1, 1));
+    let ended = |event: &Event| matches!(event, Event::Ended { cause: EndCause::Quiet, .. });
+    assert_eq!(told.0.lock().unwrap().iter().filter(|event| ended(event)).count(), 10);
 }
 
 #[test]

@@ -144,8 +144,7 @@ impl Cooldown {
         self.breaker_step = self.breaker_step.saturating_add(1);
         let delay = backoff::breaker_delay(&policy.breaker, policy.cooldown.jitter, self.breaker_step, draw);
         let history = self.history();
-        history.streak = 0;
-        history.streak_times.clear();
+        history.streak.clear();
         let live = Live {
             started: now,
             deadline: now.saturating_add(delay.length),
@@ -214,13 +213,10 @@ impl Cooldown {
         }
         let window = breaker.failure_window;
         let history = self.history();
-        if window.is_zero() {
-            history.streak = history.streak.saturating_add(1);
-        } else {
-            history.streak_times.retain(|at| now.saturating_since(*at) <= window);
-            history.streak_times.push_back(now);
-            history.streak = u32::try_from(history.streak_times.len()).unwrap_or(u32::MAX);
+        history.streak.push_back(now);
+        if !window.is_zero() {
+            history.streak.retain(|at| now.saturating_since(*at) <= window);
         }
-        history.streak >= breaker.failure_threshold
+        u32::try_from(history.streak.len()).unwrap_or(u32::MAX) >= breaker.failure_threshold
     }
 }

@@ -670,6 +670,16 @@ fn clause_3_8_steps_kept_in_clear_return_to_zero_by_quiet_time() {
 }
 
 #[test]
+fn clause_3_8_quiet_time_that_ends_in_the_ramp_returns_the_steps_to_zero() {
+    let (mut key, probe, _) = Fixture::probing(110);
+    (key.policy.cooldown.quiet_time, key.policy.cooldown.ramp) = (secs_of(10), secs_of(60));
+    key.observe(probe, &Outcome::Answered, 110);
+    let (before, after) = (key.view(119), key.view(120));
+    assert_eq!((before.ramping, before.rate_step), (true, 1));
+    assert_eq!((after.ramping, after.rate_step), (true, 0));
+}
+
+#[test]
 fn clause_3_8_nothing_else_resets_the_steps() {
     let (mut key, older) = Fixture::cooling(100, 5);
     for outcome in [Outcome::Success, Outcome::Answered, Outcome::Connected, Outcome::Neutral, FAILING] {
@@ -679,6 +689,29 @@ fn clause_3_8_nothing_else_resets_the_steps() {
 }
 
 // ---------------------------------------------------------------- 3.9
+
+#[test]
+fn clause_3_9_the_breaker_still_opens_after_the_quiet_time_of_an_old_cooldown() {
+    let mut key = Fixture::with_breaker(3);
+    key.exchange(&limited(Some(5)), 0);
+    key.exchange(&Outcome::Success, 5);
+    for now in [10_000, 10_001, 10_002] {
+        assert_eq!(key.state(now), State::Clear);
+        key.exchange(&FAILING, now);
+    }
+    assert_eq!(key.view(10_002).failures_in_row, 3);
+    assert_eq!(key.reason(10_002), Reason::Failing);
+}
+
+#[test]
+fn clause_3_9_a_window_set_by_a_reload_still_knows_the_failures_before() {
+    let mut key = Fixture::with_breaker(3);
+    key.exchange(&FAILING, 100);
+    key.exchange(&FAILING, 101);
+    key.policy.breaker.failure_window = secs_of(60);
+    key.exchange(&FAILING, 102);
+    assert_eq!(key.reason(102), Reason::Failing);
+}
 
 #[test]
 fn clause_3_9_the_breaker_is_off_by_default() {
