@@ -188,6 +188,13 @@ impl<X: Send + Sync + 'static> Table<X> {
     }
 }
 
+/// A borrowed key finds the owned one.
+impl papaya::Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.port() == key.port() && self.scheme() == key.scheme() && self.host() == key.host()
+    }
+}
+
 impl<X> fmt::Debug for Table<X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("keys", &self.map.len()).field("max_keys", &self.max_keys).finish_non_exhaustive()
