@@ -1,5 +1,7 @@
 //! The layers of the house: a file uses its own layer and those below, never above.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

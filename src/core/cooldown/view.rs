@@ -63,7 +63,7 @@ pub struct Totals {
     pub probes: u64,
 }
 
-/// What a caller without the lock needs to know to decide like [`Cooldown::admit`] would.
+/// What a caller without the lock needs to know to decide like [`Cooldown::admit`](super::Cooldown::admit) would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// The epoch.
