@@ -31,19 +31,28 @@ const OTHER: &str = "https://other.example/";
 const WALL: UnixTime = UnixTime::from_secs(1_795_168_800);
 
 /// The runtime's clock, so that it is paused when the runtime's is.
-struct RuntimeClock(tokio::time::Instant);
+struct RuntimeClock {
+    start: tokio::time::Instant,
+    draw: u64,
+}
+
+impl RuntimeClock {
+    fn drawing(draw: u64) -> Self {
+        Self { start: tokio::time::Instant::now(), draw }
+    }
+}
 
 impl Clock for RuntimeClock {
     fn now(&self) -> Instant {
-        Instant::from_secs(1000).saturating_add(self.0.elapsed())
+        Instant::from_secs(1000).saturating_add(self.start.elapsed())
     }
 
     fn wall(&self) -> UnixTime {
-        WALL.saturating_add(self.0.elapsed())
+        WALL.saturating_add(self.start.elapsed())
     }
 
     fn draw(&self) -> u64 {
-        0
+        self.draw
     }
 }
 
@@ -66,7 +75,7 @@ fn holdoff(policy: Policy) -> (Holdoff, Told) {
     let holdoff = Holdoff::builder()
         .policy(policy)
         .unwrap()
-        .clock(RuntimeClock(tokio::time::Instant::now()))
+        .clock(RuntimeClock::drawing(0))
         .on_event({
             let told = Arc::clone(&told);
             move |key, event| told.lock().unwrap().push((key.to_string(), event.clone()))
@@ -132,7 +141,7 @@ where
 {
     let future = ask(client, uri).await;
     sent(host).send_response(response);
-    let response = future.await.unwrap();
+    let response = end(future).await.unwrap();
     assert!(response.extensions().get::<ShortCircuit>().is_none(), "expected the host's own answer");
     response
 }
@@ -143,9 +152,14 @@ where
     S: Service<Request<()>, Response = Response<Body>>,
     S::Error: std::fmt::Debug,
 {
-    let response = ask(client, uri).await.await.unwrap();
+    let response = end(ask(client, uri).await).await.unwrap();
     nothing_sent(host);
     response.extensions().get::<ShortCircuit>().expect("an answer of the layer").clone()
+}
+
+/// The end of a request that needs nobody's help to end. Paused time runs on when everybody waits, so this waits for nothing.
+async fn end<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an end of the request")
 }
 
 async fn secs(secs: u64) {
@@ -171,7 +185,7 @@ async fn a_request_to_a_cooling_host_is_answered_by_a_response() {
     let (mut client, mut host, holdoff) = client(policy(|_| ()));
     exchange(&mut client, &mut host, PEER, answer(429, Some("120"))).await;
     tokio::time::advance(Duration::from_millis(30_500)).await;
-    let response = ask(&mut client, PEER).await.await.unwrap();
+    let response = end(ask(&mut client, PEER).await).await.unwrap();
     nothing_sent(&mut host);
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     let field = |name: &str| response.headers()[name].to_str().unwrap();
@@ -205,7 +219,7 @@ async fn a_503_with_a_hint_is_answered_as_503_and_a_head_without_a_body() {
     let (mut client, mut host, _) = client(policy(|_| ()));
     exchange(&mut client, &mut host, PEER, answer(503, Some("10"))).await;
     let head = Request::builder().method(Method::HEAD).uri(PEER).body(()).unwrap();
-    let response = start(&mut client, head).await.await.unwrap();
+    let response = end(start(&mut client, head).await).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(response.headers()["proxy-status"].to_str().unwrap().contains("error=destination_unavailable"));
     assert!(response.body().is_empty() && !response.headers().contains_key("content-type"));
@@ -216,7 +230,8 @@ async fn the_body_is_made_as_the_program_says() {
     let (holdoff, _) = holdoff(policy(|_| ()));
     holdoff.freeze(&key(PEER), Duration::from_secs(60)).unwrap();
     let (inner, _host) = tower_test::mock::pair::<Request<()>, Response<Body>>();
-    let response = HoldoffLayer::sharing(&holdoff).short_circuit_without_body().layer(inner).oneshot(get(PEER)).await;
+    let client = HoldoffLayer::sharing(&holdoff).short_circuit_without_body().layer(inner);
+    let response = end(client.oneshot(get(PEER))).await;
     let response = response.unwrap();
     assert!(response.body().is_empty() && !response.headers().contains_key("content-type"));
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -224,7 +239,7 @@ async fn the_body_is_made_as_the_program_says() {
     let (inner, _host) = tower_test::mock::pair::<Request<()>, Response<String>>();
     let layer = HoldoffLayer::sharing(&holdoff)
         .short_circuit_with_body(|line: Bytes| format!("<{}>", String::from_utf8_lossy(&line).trim_end()));
-    let response = layer.layer(inner).oneshot(get(PEER)).await.unwrap();
+    let response = end(layer.layer(inner).oneshot(get(PEER))).await.unwrap();
     assert_eq!(response.body(), "<`https://peer.example:443` was not contacted: manual, ask again in 60 s>");
 }
 
@@ -236,7 +251,7 @@ async fn by_option_a_refused_request_is_an_error_and_so_is_a_failed_one() {
     let mut client = HoldoffLayer::sharing(&holdoff).short_circuit_as_error().layer(inner);
 
     exchange(&mut client, &mut host, PEER, answer(429, Some("7"))).await;
-    let error = ask(&mut client, PEER).await.await.unwrap_err();
+    let error = end(ask(&mut client, PEER).await).await.unwrap_err();
     nothing_sent(&mut host);
     assert!(error.is_short_circuited() && error.inner().is_none() && error.source().is_none());
     let not_until = error.not_until().unwrap();
@@ -247,7 +262,7 @@ async fn by_option_a_refused_request_is_an_error_and_so_is_a_failed_one() {
 
     let future = ask(&mut client, OTHER).await;
     sent(&mut host).send_error(io::Error::from(io::ErrorKind::ConnectionReset));
-    let error = future.await.unwrap_err();
+    let error = end(future).await.unwrap_err();
     assert!(!error.is_short_circuited() && error.not_until().is_none() && error.short_circuit().is_none());
     assert_eq!(error.to_string(), "the request failed");
     let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
@@ -267,7 +282,7 @@ async fn after_the_deadline_one_probe_is_sent_and_everybody_else_is_answered() {
     assert_eq!((told.not_until().state, told.retry_after()), (State::Probing, 1));
 
     at_the_host.send_response(answer(200, None));
-    assert_eq!(probe.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(end(probe).await.unwrap().status(), StatusCode::OK);
     assert_eq!(state(&holdoff, PEER), State::Clear);
     assert_eq!(holdoff.snapshot(&key(PEER)).unwrap().view.totals.probes, 1);
 }
@@ -343,7 +358,7 @@ async fn parallel_429s_are_one_step_and_a_late_success_ends_nothing() {
     sent(&mut host).send_response(answer(429, Some("30")));
     sent(&mut host).send_response(answer(200, None));
     for future in [first, second, third] {
-        future.await.unwrap();
+        end(future).await.unwrap();
     }
     let shown = holdoff.snapshot(&key(PEER)).unwrap();
     assert_eq!((shown.view.state, shown.view.rate_step, shown.view.totals.signals), (State::Cooling, 1, 2));
@@ -357,7 +372,7 @@ async fn the_outcome_is_noted_at_the_head_and_not_before_the_future_is_polled() 
     sent(&mut host).send_response(answer(429, Some("30")));
     assert_eq!(state(&holdoff, PEER), State::Clear);
     secs(3).await;
-    future.await.unwrap();
+    end(future).await.unwrap();
     let cooldown = holdoff.snapshot(&key(PEER)).unwrap().view.cooldown.unwrap();
     assert_eq!((cooldown.started, cooldown.deadline), (Instant::from_secs(1003), Instant::from_secs(1033)));
 }
@@ -367,6 +382,15 @@ async fn a_retry_after_date_is_read_against_the_wall_clock() {
     let (mut client, mut host, _) = client(policy(|_| ()));
     exchange(&mut client, &mut host, PEER, answer(429, Some("Fri, 20 Nov 2026 10:00:40 GMT"))).await;
     assert_eq!(refused(&mut client, &mut host, PEER).await.retry_after(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_is_lengthened_by_the_word_that_the_clock_draws() {
+    let holdoff = Holdoff::builder().clock(RuntimeClock::drawing(u64::MAX)).build();
+    let (inner, mut host) = tower_test::mock::pair();
+    let mut client = HoldoffLayer::sharing(&holdoff).layer(inner);
+    exchange(&mut client, &mut host, PEER, answer(429, Some("100"))).await;
+    assert_eq!(refused(&mut client, &mut host, PEER).await.retry_after(), 110);
 }
 
 #[tokio::test(start_paused = true)]
@@ -386,7 +410,7 @@ async fn errors_pass_as_they_are_and_open_the_breaker_where_there_is_one() {
     for _ in 0..2 {
         let future = ask(&mut client, PEER).await;
         sent(&mut host).send_error("no route");
-        assert_eq!(future.await.unwrap_err().to_string(), "no route");
+        assert_eq!(end(future).await.unwrap_err().to_string(), "no route");
     }
     let told = refused(&mut client, &mut host, PEER).await;
     assert_eq!((told.not_until().reason, told.retry_after()), (Reason::Failing, 5));
@@ -420,13 +444,13 @@ async fn the_program_says_what_its_errors_mean() {
     for _ in 0..3 {
         let future = ask(&mut client, PEER).await;
         sent(&mut host).send_error("bad request body");
-        future.await.unwrap_err();
+        end(future).await.unwrap_err();
     }
     assert_eq!(state(&holdoff, PEER), State::Clear);
     for _ in 0..2 {
         let future = ask(&mut client, PEER).await;
         sent(&mut host).send_error(io::Error::from(io::ErrorKind::TimedOut));
-        future.await.unwrap_err();
+        end(future).await.unwrap_err();
     }
     assert_eq!(holdoff.snapshot(&key(PEER)).unwrap().view.last_failure.unwrap().1, Failure::Timeout);
     assert_eq!(state(&holdoff, PEER), State::Cooling);
@@ -458,7 +482,7 @@ async fn readiness_and_its_errors_are_those_of_the_inner_service() {
     assert!(poll_ready_once(&mut client).is_ready());
     // A refused request leaves the one permitted call to the next request.
     holdoff.freeze(&key(PEER), Duration::from_secs(60)).unwrap();
-    assert_eq!(client.call(get(PEER)).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(end(client.call(get(PEER))).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     exchange(&mut client, &mut host, OTHER, answer(200, None)).await;
     assert!(poll_ready_once(&mut client).is_pending());
     host.send_error("gone");
@@ -518,7 +542,7 @@ async fn a_request_without_a_key_passes_untouched_and_is_counted() {
     }
     let future = ask(&mut client, "/no-host").await;
     sent(&mut host).send_error("no route");
-    assert_eq!(future.await.unwrap_err().to_string(), "no route");
+    assert_eq!(end(future).await.unwrap_err().to_string(), "no route");
     assert_eq!((holdoff.without_key(), holdoff.stats().keys), (3, 0));
 }
 
@@ -534,8 +558,8 @@ async fn the_program_says_what_a_cooldown_is_held_against() {
     let request = |tenant: &str| Request::get(PEER).header("x-tenant", tenant).body(()).unwrap();
     let future = start(&mut client, request("one")).await;
     sent(&mut host).send_response(answer(429, Some("30")));
-    future.await.unwrap();
-    let response = start(&mut client, request("one")).await.await.unwrap();
+    end(future).await.unwrap();
+    let response = end(start(&mut client, request("one")).await).await.unwrap();
     assert_eq!(response.extensions().get::<ShortCircuit>().unwrap().key(), &key("https://one.example"));
     let _two = start(&mut client, request("two")).await;
     let _at_the_host = sent(&mut host);
@@ -568,7 +592,7 @@ async fn a_policy_may_differ_from_host_to_host_and_a_bad_one_is_refused() {
             let mode = if key.host() == "other.example" { Mode::Observe } else { Mode::Enforce };
             Arc::new(policy(|policy| policy.mode = mode))
         })
-        .clock(RuntimeClock(tokio::time::Instant::now()))
+        .clock(RuntimeClock::drawing(0))
         .build();
     let (inner, mut host) = tower_test::mock::pair();
     let mut client = HoldoffLayer::sharing(&holdoff).layer(inner);
@@ -584,7 +608,7 @@ async fn a_policy_may_differ_from_host_to_host_and_a_bad_one_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_table_full_of_live_cooldowns_forwards_new_hosts() {
-    let holdoff = Holdoff::builder().max_keys(1).clock(RuntimeClock(tokio::time::Instant::now())).build();
+    let holdoff = Holdoff::builder().max_keys(1).clock(RuntimeClock::drawing(0)).build();
     let (inner, mut host) = tower_test::mock::pair();
     let mut client = HoldoffLayer::sharing(&holdoff).layer(inner);
     for uri in [PEER, OTHER, OTHER] {

@@ -281,7 +281,22 @@ fn rfc3339(time: UnixTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::core::decision::State;
+    use crate::core::time::Instant;
+
+    #[test]
+    fn retry_after_is_rounded_up_and_at_least_1() {
+        for (millis, secs) in [(0, 1), (1, 1), (1000, 1), (1001, 2)] {
+            let wait = Duration::from_millis(millis);
+            let not_until = NotUntil { until: Instant::ZERO, wait, reason: Reason::RateLimited, state: State::Cooling };
+            let refusal =
+                ShortCircuit::new(Key::parse("https://peer.example").unwrap(), not_until, UnixTime::default());
+            assert_eq!(refusal.retry_after(), secs, "{millis} ms");
+        }
+    }
 
     #[test]
     fn dates_are_rfc_3339_and_never_early() {
