@@ -83,8 +83,12 @@ pub mod config;
 #[cfg(feature = "sidecar")]
 pub mod metrics;
 #[cfg(feature = "sidecar")]
+pub mod observe;
+#[cfg(feature = "sidecar")]
 pub mod proxy;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
 #[cfg(feature = "sidecar")]
 pub mod synthetic;
+#[cfg(feature = "sidecar")]
+pub mod telemetry;

@@ -1,2 +1,7 @@
 //! The program. See the library for everything it does.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdoff::cli::main()
+}

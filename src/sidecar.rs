@@ -1,1 +1,237 @@
-//! One running sidecar.
+//! One running sidecar: listeners, the table, the pool and the operators' door, put together and taken apart in order.
+//!
+//! The order of the start is the order of what depends on what: the listeners are bound first, since their addresses are
+//! never destinations; then the pool, which checks every destination against them; then everything is served, and only
+//! then we are ready. The end runs backwards: not ready, no new work, running work gets its grace, and the operators' door
+//! is open until the last.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin;
+use crate::config::settings::{HostTarget, Settings};
+use crate::core::key::{Key, KeyRef, Scheme};
+use crate::metrics::{Metrics, Pool};
+use crate::observe::Transitions;
+use crate::proxy::egress::Egress;
+use crate::proxy::listener;
+use crate::proxy::shared::{Host, Lifecycle, Shared};
+use crate::proxy::upstream::{TlsSetupError, Upstreams};
+use crate::table::{Table, clock};
+
+/// How often time passes for keys that nobody asks for, so that the end of a cooldown by quiet time is told.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Starts sidecars.
+#[derive(Debug)]
+pub struct Sidecar;
+
+impl Sidecar {
+    /// Opens every listener and serves. Must be called on a tokio runtime; several sidecars may run in one process.
+    ///
+    /// # Errors
+    /// When an address cannot be opened or a CA file cannot be read.
+    pub async fn start(settings: Settings) -> Result<Running, StartError> {
+        let shared = Arc::new(share(settings));
+        let settings = Arc::clone(&shared.settings);
+        let proxy = listener::Server::bind(Arc::clone(&shared)).await.map_err(StartError::Proxy)?;
+        let admin = admin::Server::bind(Arc::clone(&shared)).await.map_err(StartError::Admin)?;
+        let running = Addresses {
+            proxy: proxy.addresses().to_vec(),
+            reverse: proxy.reverse_addresses().to_vec(),
+            admin: admin.addresses().to_vec(),
+            metrics: admin.metrics_addresses().to_vec(),
+        };
+        let egress = Egress::new(&settings.egress, running.all());
+        let upstreams = Upstreams::new(&settings.upstream, &settings.limits, &settings.hosts, egress)?;
+        let pool = upstreams.clone();
+        shared.metrics.set_pool(move || {
+            let stats = pool.stats();
+            Pool { open: stats.open, idle: stats.idle }
+        });
+        let (drain, draining) = watch::channel(false);
+        let (stop, stopping) = watch::channel(false);
+        let tasks = Tasks {
+            proxy: tokio::spawn(proxy.run(upstreams, draining)),
+            admin: tokio::spawn(admin.run(stopping)),
+            ticker: tokio::spawn(tick(Arc::clone(&shared))),
+        };
+        shared.lifecycle.set_ready();
+        Ok(Running { shared, addresses: running, drain, stop, tasks })
+    }
+}
+
+fn share(settings: Settings) -> Shared {
+    let settings = Arc::new(settings);
+    let name = settings.listen.name.clone().unwrap_or_else(|| format!("holdoff-{:08x}", clock::draw() >> 32));
+    let metrics = Metrics::new(&settings.metrics, configured_hosts(&settings).into_iter());
+    let attach = {
+        let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&metrics));
+        move |key: &Key| {
+            let host = Arc::clone(settings.hosts.resolve(key));
+            (Arc::clone(&host.policy), Host::new(host, metrics.host(key)))
+        }
+    };
+    let table = Arc::new(Table::new(settings.limits.max_keys, attach, Transitions::default()));
+    Shared { name, settings, table, metrics, lifecycle: Lifecycle::default() }
+}
+
+/// Hosts that the configuration names, which have a metric label of their own before any other.
+fn configured_hosts(settings: &Settings) -> Vec<String> {
+    let reverse = settings.reverse.iter().map(|reverse| crate::metrics::host_label(&reverse.upstream));
+    let matched = settings.hosts.hosts.iter().flat_map(|host| &host.patterns).filter_map(|p| match &p.target {
+        HostTarget::Exact(host) => {
+            let scheme = p.scheme.unwrap_or(Scheme::Https);
+            let key = KeyRef::new(scheme, host, p.port.unwrap_or(scheme.default_port())).ok()?;
+            Some(crate::metrics::host_label(&key.to_key()))
+        }
+        _ => None,
+    });
+    reverse.chain(matched).collect()
+}
+
+async fn tick(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
+        shared.table.settle(clock::now());
+    }
+}
+
+struct Tasks {
+    proxy: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    ticker: JoinHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+struct Addresses {
+    proxy: Vec<SocketAddr>,
+    reverse: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+    metrics: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    fn all(&self) -> Vec<SocketAddr> {
+        [&self.proxy, &self.reverse, &self.admin, &self.metrics].into_iter().flatten().copied().collect()
+    }
+}
+
+/// A running sidecar. Dropping it ends everything at once; [`Running::shutdown`] ends it well.
+pub struct Running {
+    shared: Arc<Shared>,
+    addresses: Addresses,
+    drain: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    tasks: Tasks,
+}
+
+impl Running {
+    /// The addresses of the forward proxy, with the ports that were given out.
+    pub fn proxy_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.proxy
+    }
+
+    /// The addresses of the `[[reverse]]` listeners, in the order of the configuration, each once.
+    pub fn reverse_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.reverse
+    }
+
+    /// The TCP addresses of the operators' door.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.admin
+    }
+
+    /// The addresses of the metrics listener.
+    pub fn metrics_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.metrics
+    }
+
+    /// The keys.
+    pub fn table(&self) -> &Arc<Table<Host>> {
+        &self.shared.table
+    }
+
+    /// What the parts share: the table and the metrics among it.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Ends well: not ready from now on, still serving for `[shutdown] delay`; then no new work, and running work gets
+    /// `[shutdown] grace`; what is left is cut.
+    pub async fn shutdown(mut self) {
+        let settings = Arc::clone(&self.shared.settings);
+        self.shared.lifecycle.set_draining();
+        tracing::info!(delay = ?settings.shutdown.delay, grace = ?settings.shutdown.grace, "draining");
+        tokio::time::sleep(settings.shutdown.delay).await;
+        self.drain.send_replace(true);
+        if tokio::time::timeout(settings.shutdown.grace, &mut self.tasks.proxy).await.is_err() {
+            tracing::warn!(grace = ?settings.shutdown.grace, "the grace is over, what is still running is cut");
+            self.tasks.proxy.abort();
+        }
+        self.stop.send_replace(true);
+        // Bounded by the admin server itself; a second more than its own bound.
+        if tokio::time::timeout(Duration::from_secs(2), &mut self.tasks.admin).await.is_err() {
+            self.tasks.admin.abort();
+        }
+        tracing::info!("ended");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.proxy.abort();
+        self.tasks.admin.abort();
+        self.tasks.ticker.abort();
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Why a sidecar did not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A listener of the data path cannot be opened.
+    Proxy(listener::BindError),
+    /// A listener of the operators' door cannot be opened.
+    Admin(admin::BindError),
+    /// A CA file cannot be read.
+    Tls(TlsSetupError),
+}
+
+impl From<TlsSetupError> for StartError {
+    fn from(error: TlsSetupError) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proxy(error) => error.fmt(f),
+            Self::Admin(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Proxy(error) => error.source(),
+            Self::Admin(error) => error.source(),
+            Self::Tls(error) => error.source(),
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::hosts::Index;
 use crate::core::key::{Key, Scheme};
 use crate::core::policy::Policy;
 
@@ -94,7 +95,8 @@ pub struct Reverse {
     pub host_from_upstream: bool,
     /// Whether `Location` is mapped back to us.
     pub rewrite_location: bool,
-    /// Who may connect; empty: anyone who can reach the address.
+    /// Who may connect; empty: anyone who can reach the address, which is then on loopback. Elsewhere those of `[listen]` are
+    /// already here if the table names none of its own.
     pub clients: Vec<IpNet>,
 }
 
@@ -224,6 +226,8 @@ pub struct Hosts {
     pub defaults: Arc<HostSettings>,
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
+    /// The patterns, by what they name; see [`Hosts::new`].
+    pub(super) index: Index,
 }
 
 /// One `[[host]]`.

@@ -66,6 +66,17 @@ pub enum Source {
 }
 
 impl Source {
+    /// Every source.
+    pub const ALL: [Self; 7] = [
+        Self::RetryAfterSeconds,
+        Self::RetryAfterDate,
+        Self::Ladder,
+        Self::Breaker,
+        Self::BodyRule,
+        Self::Fleet,
+        Self::Operator,
+    ];
+
     /// The word used in status, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -116,6 +116,10 @@ kinds! {
     BadRequest = "bad_request", BAD_REQUEST, Request, Client, "http_request_error";
     /// The request has a target that the proxy port does not serve (origin-form).
     NotProxyRequest = "not_proxy_request", BAD_REQUEST, Request, Client, "http_request_error";
+    /// No `[[reverse]]` of the address has the path.
+    NoRoute = "no_route", NOT_FOUND, Request, Client, "destination_not_found";
+    /// CONNECT on a port that opens no tunnels.
+    NoTunnel = "no_tunnel", NOT_IMPLEMENTED, Request, Client, "http_request_error";
     /// The scheme is neither http nor https.
     UnknownScheme = "unknown_scheme", NOT_IMPLEMENTED, Request, Client, "http_request_error";
     /// The client is not in `clients`.

@@ -1,4 +1,36 @@
-//! The data path.
+//! The data path, from a client's socket to the upstream and back. Read it in this order:
+//!
+//! 1. [`listener`]: sockets are opened and accepted from; every connection is a task of its own.
+//! 2. `connection`: one client connection. It waits on the bare socket, hands it to hyper while there are requests, takes
+//!    it back when it is idle, and carries tunnels. `wire` and `tap` do for it what hyper's server cannot.
+//! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
+//!    request target, `auth` the proxy credentials.
+//! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
+//!    `headers` and `body` are what passes, `record` what is counted and logged of it. `connect` and `tunnel` do the same
+//!    for CONNECT.
+//! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
+//!
+//! [`error`] says what can go wrong and whose fault it is; `answers` gives that to the client.
 
+pub mod egress;
 pub mod error;
+pub mod listener;
 pub mod shared;
+pub mod upstream;
+
+mod answers;
+mod auth;
+mod body;
+mod connect;
+mod connection;
+mod exchange;
+mod forward;
+mod headers;
+mod record;
+mod reverse;
+mod tap;
+mod target;
+mod tunnel;
+mod wire;
+
+pub use body::RequestBody;

@@ -14,6 +14,15 @@ pub struct Host {
     pub settings: Arc<HostSettings>,
     /// The metric handles of the host, resolved once.
     pub metrics: Arc<HostMetrics>,
+    /// Whether it was said that only tunnels to the host are seen.
+    pub(super) told_of_tunnels: AtomicBool,
+}
+
+impl Host {
+    /// What is kept beside a new key.
+    pub fn new(settings: Arc<HostSettings>, metrics: Arc<HostMetrics>) -> Self {
+        Self { settings, metrics, told_of_tunnels: AtomicBool::new(false) }
+    }
 }
 
 /// What every connection of one sidecar shares.

@@ -119,6 +119,15 @@ impl<X: Send + Sync + 'static> Table<X> {
         }
     }
 
+    /// Lets time pass for keys nobody asks for: a cooldown that ended by quiet time is told as ended.
+    pub fn settle(&self, now: Instant) {
+        self.for_each(|entry| {
+            if entry.is_live() {
+                entry.settle(now);
+            }
+        });
+    }
+
     /// An operator sets a cooldown, also of a key that is not known yet. `None`: no room for a new key.
     pub fn freeze(&self, key: &Key, length: Duration, now: Instant) -> Option<Freeze> {
         let entry = self.entry(&key.as_ref(), now);

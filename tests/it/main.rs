@@ -1,4 +1,28 @@
 //! Integration tests: the whole program with real sockets on free ports.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "a test fails by a panic, and may wait and look at the clock"
+)]
+
+mod clients;
+mod config;
+mod demo;
+mod exchanges;
+mod exec;
+mod failures;
+mod forward;
 mod layers;
+mod lifecycle;
+mod metrics;
+mod operators;
+mod storm;
+mod support;
+mod tunnels;
 mod weight;

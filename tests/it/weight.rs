@@ -1,7 +1,5 @@
 //! What a library user takes along: the core alone and the core with the tower layer stay small.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
-
 use std::collections::BTreeSet;
 use std::process::Command;
 

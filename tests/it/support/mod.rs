@@ -6,7 +6,9 @@ use std::time::Duration;
 
 pub mod client;
 pub mod origin;
+pub mod program;
 pub mod sidecar;
+pub mod tls;
 
 /// The longest anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,168 @@
+//! Checks of values that are good by themselves but not together: unsafe listeners, two on one address, patterns that tie.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::diagnostic::Diagnostic;
+use super::hosts::{shadowed, target_text};
+use super::reader::{Reader, Section};
+use super::settings::{HostPattern, Hosts, ListenAddress, Settings, is_loopback};
+use super::tables::admits_everyone;
+use crate::core::policy::PolicyError;
+
+/// The most shadowed patterns named.
+const MAX_SHADOWED: usize = 20;
+
+/// Checks the addresses of every listener: who can reach them, and that no two are the same.
+pub(super) fn listeners(reader: &mut Reader<'_>, settings: &Settings, reverse_keys: &[String]) {
+    let mut taken: Vec<Taken> = Vec::new();
+    let listen = &settings.listen;
+    for (index, address) in listen.address.iter().enumerate() {
+        let place = Listener { what: "the proxy", key: "listen.address".to_owned(), index };
+        // A file of users that was refused is an error of its own.
+        let guarded = !listen.clients.is_empty() || listen.auth.is_some() || reader.is_said("listen.auth_file");
+        if !is_loopback(address.ip()) && !guarded {
+            let message = format!("the proxy would be open to everyone who can reach `{address}`");
+            let error = Diagnostic::new(reader.place_at(&place.key, Some(index)), message);
+            reader.errors.push(error.help(
+                "say who may connect: `clients = [\"10.0.0.0/8\"]` or `auth_file = \"/etc/holdoff/proxy-users\"` in \
+                 `[listen]` (`--clients`, `--auth-file`), or listen on loopback",
+            ));
+        }
+        take(reader, &mut taken, *address, None, place);
+    }
+    if listen.auth.is_none()
+        && admits_everyone(&listen.clients)
+        && listen.address.iter().any(|address| !is_loopback(address.ip()))
+    {
+        reader
+            .warnings
+            .push("`[listen] clients` names every address: anyone who can reach the proxy may use it".to_owned());
+    }
+    for (reverse, key) in settings.reverse.iter().zip(reverse_keys) {
+        for (index, address) in reverse.address.iter().enumerate() {
+            let place = Listener { what: "a `[[reverse]]`", key: key.clone(), index };
+            if !is_loopback(address.ip()) && reverse.clients.is_empty() {
+                let message = format!("`{}` would be open to everyone who can reach `{address}`", reverse.upstream);
+                let error = Diagnostic::new(reader.place_at(&place.key, Some(index)), message);
+                reader.errors.push(error.help(
+                    "say who may connect: `clients = [\"10.0.0.0/8\"]` in `[[reverse]]` or in `[listen]` (`--clients`); \
+                     `auth_file` does not count, clients of a `[[reverse]]` send no proxy credentials",
+                ));
+            }
+            take(reader, &mut taken, *address, Some(&reverse.path), place);
+        }
+    }
+    for (index, address) in settings.admin.address.iter().enumerate() {
+        let ListenAddress::Tcp(address) = address else { continue };
+        let place = Listener { what: "the admin listener", key: "admin.address".to_owned(), index };
+        if !is_loopback(address.ip()) && settings.admin.token.is_none() && !reader.is_said("admin.token_file") {
+            let message = format!("everyone who can reach `{address}` could freeze and release hosts");
+            let error = Diagnostic::new(reader.place_at(&place.key, Some(index)), message);
+            reader.errors.push(error.help(
+                "add `token_file = \"/etc/holdoff/admin-token\"` to `[admin]` (`--admin-token-file`), or listen on \
+                 loopback; for probes and Prometheus there is `[metrics] address`",
+            ));
+        }
+        take(reader, &mut taken, *address, None, place);
+    }
+    for (index, address) in settings.metrics.address.iter().enumerate() {
+        let place = Listener { what: "the metrics listener", key: "metrics.address".to_owned(), index };
+        take(reader, &mut taken, *address, None, place);
+    }
+    if listen.address.is_empty() && settings.reverse.is_empty() && reader.errors.is_empty() {
+        let place = reader.place_at("listen.address", None);
+        let error = Diagnostic::new(place, "there is nothing to do: no proxy address and no `[[reverse]]`");
+        reader.errors.push(error.help("leave out `address` for the default, 127.0.0.1:4290"));
+    }
+}
+
+/// A listener, by the key that names it.
+struct Listener {
+    what: &'static str,
+    key: String,
+    index: usize,
+}
+
+struct Taken {
+    address: SocketAddr,
+    /// Of a `[[reverse]]`: several may share an address.
+    path: Option<String>,
+    by: Listener,
+}
+
+fn take(reader: &mut Reader<'_>, taken: &mut Vec<Taken>, address: SocketAddr, path: Option<&str>, by: Listener) {
+    let collides = |other: &&Taken| {
+        let (a, b) = (address, other.address);
+        let overlap = a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+        let shared = a == b && path.is_some() && other.path.is_some();
+        let same_path = path.is_some() && path == other.path.as_deref();
+        // Port 0 is another free port each time.
+        a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || overlap) && (!shared || same_path)
+    };
+    if let Some(other) = taken.iter().find(collides) {
+        let same_path = other.address == address && path.is_some() && other.path.is_some();
+        let message = match path {
+            Some(path) if same_path => format!("two `[[reverse]]` have the address `{address}` and the path `{path}`"),
+            _ => format!("{} and {} cannot both listen on `{address}`", other.by.what, by.what),
+        };
+        let (mut at, mut first) =
+            (reader.place_at(&by.key, Some(by.index)), reader.place_at(&other.by.key, Some(other.by.index)));
+        // The other one may be the built-in address, with no place to show.
+        if at.is_none() {
+            std::mem::swap(&mut at, &mut first);
+        }
+        let error = Diagnostic::new(at, message);
+        let error = match &first {
+            Some(first) => error.note("the other one stands at", Some(first)),
+            None => error.note(&format!("`{}` is the default of the other one", other.address), None),
+        };
+        reader.errors.push(error.help(if same_path { "give one another `path`" } else { "give one another port" }));
+    }
+    taken.push(Taken { address, path: path.map(str::to_owned), by });
+}
+
+/// Checks the patterns of all `[[host]]`: a tie is an error, one that can never apply a warning.
+pub(super) fn patterns(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut seen: HashMap<_, (usize, usize)> = HashMap::new();
+    let mut all: Vec<&HostPattern> = Vec::new();
+    for (number, host) in hosts.hosts.iter().enumerate() {
+        for (index, pattern) in host.patterns.iter().enumerate() {
+            all.push(pattern);
+            let same = (target_text(&pattern.target), pattern.port, pattern.scheme);
+            if let Some((other, at)) = seen.insert(same, (number, index)) {
+                let place = reader.place_at(&format!("host.{number}.match"), Some(index));
+                let first = reader.place_at(&format!("host.{other}.match"), Some(at));
+                let message = format!("a tie: `{}` is matched twice, and neither is more specific", pattern.text);
+                let error = Diagnostic::new(place, message).note("the first stands at", first.as_ref());
+                reader.errors.push(error.help("remove one, or make one narrower by a port or a scheme"));
+            }
+        }
+    }
+    if !reader.errors.is_empty() {
+        return;
+    }
+    for (pattern, by) in shadowed(&all).into_iter().take(MAX_SHADOWED) {
+        reader.warnings.push(format!("the pattern `{}` never applies: it is shadowed by {by}", pattern.text));
+    }
+}
+
+/// Makes an error of a policy's refusal, at the key it names, or at another one it names that was said. One that is only
+/// inherited was reported where it stands.
+pub(super) fn policy(reader: &mut Reader<'_>, section: &Section<'_>, error: &PolicyError, good_before: bool) {
+    let others = error.expected.split('`').skip(1).step_by(2);
+    let extra = (error.key == "signals.statuses").then_some("signals.unavailable");
+    let keys: Vec<&str> = std::iter::once(error.key).chain(others).chain(extra).collect();
+    let place = keys.iter().find_map(|key| reader.place_at(&section.key(key), None));
+    if place.is_none() && !good_before {
+        return;
+    }
+    let mut diagnostic = Diagnostic::new(place.or_else(|| reader.place_of_table(section)), error.to_string());
+    for key in &keys {
+        let inherited = || reader.shown(&format!("defaults.{key}"));
+        if let Some((value, origin)) = reader.shown(&section.key(key)).or_else(inherited) {
+            diagnostic = diagnostic.note(&format!("`{key}` is {value} ({origin})"), None);
+        }
+    }
+    reader.errors.push(diagnostic);
+}

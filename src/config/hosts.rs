@@ -1,0 +1,254 @@
+//! Which `[[host]]` a key belongs to: exactly one, the most specific.
+//!
+//! Exact before suffix before network before `*`; of suffixes and networks the longer; then a pattern with a port before one
+//! without, then one with a scheme before one without. Everything is found by hashing, so that thousands of hosts cost a
+//! request no more than one: one look-up for the name, one per label above it, one per prefix length in use.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::settings::{Host, HostPattern, HostSettings, HostTarget, Hosts};
+use crate::core::key::{Key, Scheme};
+
+/// A pattern's port and scheme, and the place of its host.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    port: Option<u16>,
+    scheme: Option<Scheme>,
+    host: usize,
+}
+
+/// The patterns of every host, by what they name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    exact: HashMap<Box<str>, Vec<Candidate>>,
+    suffix: HashMap<Box<str>, Vec<Candidate>>,
+    net: HashMap<IpNet, Vec<Candidate>>,
+    /// The prefix lengths in `net`, for both families.
+    lengths: BTreeSet<u8>,
+    any: Vec<Candidate>,
+}
+
+impl Index {
+    fn new(hosts: &[Host]) -> Self {
+        let mut index = Self::default();
+        for (host, table) in hosts.iter().enumerate() {
+            for pattern in &table.patterns {
+                let candidate = Candidate { port: pattern.port, scheme: pattern.scheme, host };
+                let list = match &pattern.target {
+                    HostTarget::Exact(name) => index.exact.entry(name.as_str().into()).or_default(),
+                    HostTarget::Suffix(suffix) => index.suffix.entry(suffix.as_str().into()).or_default(),
+                    HostTarget::Net(network) => {
+                        index.lengths.insert(network.prefix_len());
+                        index.net.entry(network.trunc()).or_default()
+                    }
+                    HostTarget::Any => &mut index.any,
+                };
+                list.push(candidate);
+            }
+        }
+        let lists = index.exact.values_mut().chain(index.suffix.values_mut()).chain(index.net.values_mut());
+        for list in lists.chain(std::iter::once(&mut index.any)) {
+            list.sort_by_key(|candidate| (candidate.port.is_none(), candidate.scheme.is_none()));
+        }
+        index
+    }
+
+    fn find(&self, key: &Key) -> Option<usize> {
+        let fits = |list: &Vec<Candidate>| {
+            list.iter()
+                .find(|candidate| {
+                    candidate.port.is_none_or(|port| port == key.port())
+                        && candidate.scheme.is_none_or(|scheme| scheme == key.scheme())
+                })
+                .map(|candidate| candidate.host)
+        };
+        let name = key.host();
+        if let Some(found) = self.exact.get(name).and_then(fits) {
+            return Some(found);
+        }
+        if !self.suffix.is_empty() {
+            let dots = name.match_indices('.').filter_map(|(at, _)| name.get(at..));
+            if let Some(found) = dots.filter_map(|suffix| self.suffix.get(suffix)).find_map(fits) {
+                return Some(found);
+            }
+        }
+        if !self.net.is_empty()
+            && let Some(address) = key.ip().map(|address| address.to_canonical())
+            && let Some(found) = self.networks(address).find_map(fits)
+        {
+            return Some(found);
+        }
+        fits(&self.any)
+    }
+
+    /// The networks an address is in, longest prefix first.
+    fn networks(&self, address: IpAddr) -> impl Iterator<Item = &Vec<Candidate>> {
+        let lengths = self.lengths.iter().rev();
+        lengths.filter_map(move |length| self.net.get(&IpNet::new(address, *length).ok()?.trunc()))
+    }
+}
+
+impl Hosts {
+    /// Puts the tables together. The patterns are taken to be free of ties.
+    pub fn new(defaults: Arc<HostSettings>, hosts: Vec<Host>) -> Self {
+        let index = Index::new(&hosts);
+        Self { defaults, hosts, index }
+    }
+
+    /// The settings of a key: those of the most specific `[[host]]`, else the defaults.
+    pub fn resolve(&self, key: &Key) -> &Arc<HostSettings> {
+        self.host(key).map_or(&self.defaults, |host| &host.settings)
+    }
+
+    /// The `[[host]]` a key belongs to, if any.
+    pub fn host(&self, key: &Key) -> Option<&Host> {
+        self.hosts.get(self.index.find(key)?)
+    }
+}
+
+/// Whether everything `inner` matches is also matched by `outer` as far as port and scheme go.
+fn filters_cover(outer: &HostPattern, inner: &HostPattern) -> bool {
+    (outer.port.is_none() || outer.port == inner.port) && (outer.scheme.is_none() || outer.scheme == inner.scheme)
+}
+
+/// The patterns that can never apply because more specific ones take all they match: `(pattern, by which)`.
+pub(super) fn shadowed<'a>(patterns: &[&'a HostPattern]) -> Vec<(&'a HostPattern, String)> {
+    let mut by_target: HashMap<String, Vec<&HostPattern>> = HashMap::new();
+    let mut networks: Vec<(IpNet, &HostPattern)> = Vec::new();
+    for &pattern in patterns {
+        by_target.entry(target_text(&pattern.target)).or_default().push(pattern);
+        match &pattern.target {
+            HostTarget::Net(network) => networks.push((*network, pattern)),
+            HostTarget::Exact(name) => {
+                if let Ok(address) = name.parse::<IpAddr>() {
+                    networks.push((IpNet::from(address.to_canonical()), pattern));
+                }
+            }
+            HostTarget::Suffix(_) | HostTarget::Any => {}
+        }
+    }
+    let has_networks = patterns.iter().any(|pattern| matches!(pattern.target, HostTarget::Net(_)));
+    let mut found = Vec::new();
+    for &pattern in patterns {
+        let same = by_target.get(&target_text(&pattern.target)).map(Vec::as_slice).unwrap_or_default();
+        if pattern.scheme.is_none() {
+            let by = |scheme| same.iter().find(|other| other.scheme == Some(scheme) && other.port == pattern.port);
+            if let (Some(plain), Some(secure)) = (by(Scheme::Http), by(Scheme::Https)) {
+                found.push((pattern, format!("`{}` and `{}`", plain.text, secure.text)));
+                continue;
+            }
+        }
+        if let HostTarget::Net(network) = pattern.target
+            && has_networks
+        {
+            if let IpAddr::V6(address) = network.addr()
+                && address.to_ipv4_mapped().is_some()
+                && network.prefix_len() >= 96
+            {
+                found.push((pattern, "the IPv4 form of the network, which requests are compared in".to_owned()));
+                continue;
+            }
+            let inside: Vec<&(IpNet, &HostPattern)> = networks
+                .iter()
+                .filter(|(other, by)| {
+                    let narrower = *other != network || matches!(by.target, HostTarget::Exact(_));
+                    narrower && network.contains(other) && filters_cover(by, pattern)
+                })
+                .collect();
+            let joined = IpNet::aggregate(&inside.iter().map(|(other, _)| *other).collect());
+            if joined.contains(&network) {
+                let names: Vec<String> = inside.iter().take(4).map(|(_, by)| format!("`{}`", by.text)).collect();
+                found.push((pattern, names.join(" and ")));
+            }
+        }
+    }
+    found
+}
+
+/// One text per target.
+pub(super) fn target_text(target: &HostTarget) -> String {
+    match target {
+        HostTarget::Exact(name) => name.clone(),
+        HostTarget::Suffix(suffix) => format!("*{suffix}"),
+        HostTarget::Net(network) => network.trunc().to_string(),
+        HostTarget::Any => "*".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::value::Text;
+    use super::*;
+
+    fn hosts(patterns: &[&str]) -> Hosts {
+        let defaults = crate::config::parse("").unwrap().settings.hosts.defaults;
+        let host = |text: &&str| Host {
+            patterns: vec![HostPattern::parse(text).unwrap()],
+            settings: Arc::new(HostSettings::clone(&defaults)),
+        };
+        let tables = patterns.iter().map(host).collect();
+        Hosts::new(defaults, tables)
+    }
+
+    fn found(patterns: &[&str], key: &str) -> String {
+        let hosts = hosts(patterns);
+        hosts.host(&Key::parse(key).unwrap()).map_or("defaults".to_owned(), |host| host.patterns[0].text.clone())
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_whatever_the_order() {
+        let mut patterns = ["*", "10.0.0.0/8", "10.1.0.0/16", "*.example.com", "*.a.example.com", "b.a.example.com"];
+        for _ in 0..2 {
+            assert_eq!(found(&patterns, "https://b.a.example.com"), "b.a.example.com");
+            assert_eq!(found(&patterns, "https://c.a.example.com"), "*.a.example.com");
+            assert_eq!(found(&patterns, "https://a.example.com"), "*.example.com");
+            assert_eq!(found(&patterns, "https://example.com"), "*");
+            assert_eq!(found(&patterns, "https://10.1.2.3"), "10.1.0.0/16");
+            assert_eq!(found(&patterns, "https://10.2.2.3"), "10.0.0.0/8");
+            assert_eq!(found(&patterns, "https://[::ffff:10.2.2.3]"), "10.0.0.0/8");
+            patterns.reverse();
+        }
+        assert_eq!(found(&["peer.example"], "https://other.example"), "defaults");
+    }
+
+    #[test]
+    fn a_port_goes_before_a_scheme_and_both_before_neither() {
+        let patterns = ["peer.example", "https://peer.example", "peer.example:8443", "https://peer.example:8443"];
+        assert_eq!(found(&patterns, "https://peer.example:8443"), "https://peer.example:8443");
+        assert_eq!(found(&patterns, "http://peer.example:8443"), "peer.example:8443");
+        assert_eq!(found(&patterns, "https://peer.example"), "https://peer.example");
+        assert_eq!(found(&patterns, "http://peer.example"), "peer.example");
+        assert_eq!(found(&patterns[1..3], "https://peer.example:8443"), "peer.example:8443");
+    }
+
+    #[test]
+    fn a_narrower_target_that_does_not_fit_gives_way_to_a_wider_one() {
+        assert_eq!(found(&["a.example.com:81", "*.example.com"], "http://a.example.com"), "*.example.com");
+        assert_eq!(found(&["10.1.0.0/16:81", "10.0.0.0/8"], "http://10.1.0.1"), "10.0.0.0/8");
+    }
+
+    fn shadows(patterns: &[&str]) -> Vec<String> {
+        let patterns: Vec<HostPattern> = patterns.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
+        shadowed(&patterns.iter().collect::<Vec<_>>()).into_iter().map(|(pattern, _)| pattern.text.clone()).collect()
+    }
+
+    #[test]
+    fn a_pattern_that_can_never_apply_is_found() {
+        assert_eq!(shadows(&["a.example", "http://a.example", "https://a.example"]), ["a.example"]);
+        assert_eq!(shadows(&["10.0.0.1/32", "10.0.0.1"]), ["10.0.0.1/32"]);
+        assert_eq!(shadows(&["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9"]), ["10.0.0.0/8"]);
+        assert_eq!(shadows(&["::ffff:10.0.0.0/104"]), ["::ffff:10.0.0.0/104"]);
+    }
+
+    #[test]
+    fn a_pattern_that_still_applies_somewhere_is_not() {
+        assert!(shadows(&["a.example", "http://a.example"]).is_empty());
+        assert!(shadows(&["a.example", "http://a.example:80", "https://a.example"]).is_empty());
+        assert!(shadows(&["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9:443"]).is_empty());
+        assert!(shadows(&["*", "*.example.com", "a.example.com", "10.0.0.0/8"]).is_empty());
+    }
+}

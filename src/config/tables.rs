@@ -1,0 +1,501 @@
+//! Every table and key: its name, type, default and range. Each stands here once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+
+use super::check;
+use super::diagnostic::{Diagnostic, mask_credentials};
+use super::pattern::{HostName, Name, PathPrefix, Upstream as ReverseUpstream};
+use super::reader::{Reader, Section};
+use super::secrets;
+use super::settings::{
+    Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Limits, Listen,
+    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, TlsVersion, Upstream,
+};
+use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
+use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
+
+/// The largest body of a synthetic answer.
+const MAX_BODY: usize = 64 << 10;
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn more_than_zero(value: &Duration) -> Result<(), String> {
+    if value.is_zero() { Err("more than 0s".to_owned()) } else { Ok(()) }
+}
+
+/// Reads every table, then checks what only shows when they stand together.
+pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Settings {
+    let listen = listen(reader, root);
+    let (reverse, reverse_keys) = reverse(reader, root, &listen);
+    let admin = admin(reader, root);
+    let metrics = metrics(reader, root);
+    let log = log(reader, root);
+    let (egress, private) = egress(reader, root);
+    let upstream = upstream(reader, root);
+    let hosts = hosts(reader, root);
+    let limits = limits(reader, root);
+    let shutdown = shutdown(reader, root);
+    let mut settings = Settings { listen, reverse, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+    settings.egress.allow_private = match private {
+        Private::Auto => settings.all_loopback(),
+        Private::Allow => true,
+        Private::Deny => false,
+    };
+    check::listeners(reader, &settings, &reverse_keys);
+    check::patterns(reader, &settings.hosts);
+    settings
+}
+
+fn listen<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Listen {
+    let mut section = reader.section(root, "listen");
+    let s = &mut section;
+    let address = vec![([127, 0, 0, 1], 4290).into(), (std::net::Ipv6Addr::LOCALHOST, 4290).into()];
+    let address = reader.get(s, "address", address);
+    let name = reader.optional::<Name>(s, "name", None).map(|name| name.0);
+    let clients = reader.get(s, "clients", Vec::new());
+    let auth_file = reader.optional::<PathBuf>(s, "auth_file", None);
+    let via = reader.get(s, "via", true);
+    let auth = auth_file.and_then(|file| match secrets::auth(&file) {
+        Ok(auth) => Some(auth),
+        Err(error) => {
+            let named = reader.place_at("listen.auth_file", None);
+            reader.errors.push(error.note("the file is named at", named.as_ref()));
+            None
+        }
+    });
+    let address_is_default = !reader.is_said("listen.address");
+    reader.finish(section);
+    Listen { address, address_is_default, name, clients, auth, via }
+}
+
+fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen) -> (Vec<Reverse>, Vec<String>) {
+    let mut found = Vec::new();
+    // The keys of their addresses: one that was refused is left out of what was found.
+    let mut keys = Vec::new();
+    for mut section in reader.list(root, "reverse", false) {
+        reader.open(&section);
+        let s = &mut section;
+        let address = reader.get::<Vec<_>>(s, "address", Vec::new());
+        let upstream = reader.optional::<ReverseUpstream>(s, "upstream", None);
+        let path = reader.get(s, "path", PathPrefix("/".to_owned()));
+        let host_header = reader.get(s, "host_header", HostHeader::Upstream);
+        let rewrite_location = reader.get(s, "rewrite_location", true);
+        let clients = reader.get(s, "clients", Vec::new());
+        let (address_key, upstream_key) = (s.key("address"), s.key("upstream"));
+        if address.is_empty() && !reader.is_said(&address_key) {
+            reader.missing(s, "address", "[\"127.0.0.1:4300\"]");
+        } else if address.is_empty() && !reader.is_refused(&address_key) {
+            let place = reader.place_at(&address_key, None);
+            reader.errors.push(Diagnostic::new(place, "`address`: expected at least one address, found none"));
+        }
+        if !reader.is_said(&upstream_key) {
+            reader.missing(s, "upstream", "\"https://api.example.com\"");
+        }
+        if let Some(ReverseUpstream { key, path: upstream_path }) = upstream {
+            keys.push(address_key);
+            found.push(Reverse {
+                address,
+                upstream: key,
+                upstream_path,
+                path: path.0,
+                host_from_upstream: host_header == HostHeader::Upstream,
+                rewrite_location,
+                clients,
+            });
+        }
+        reader.finish(section);
+    }
+    for each in reader.additions("reverse").collect::<Vec<_>>() {
+        let place = reader.place_of(&each.origin);
+        let read = match each.text.split_once('=') {
+            None => Err("`ADDRESS=URL`, such as `127.0.0.1:4300=https://api.example.com`".to_owned()),
+            Some((address, url)) => Vec::from_text(address)
+                .and_then(|address: Vec<std::net::SocketAddr>| Ok((address, ReverseUpstream::from_text(url)?)))
+                .map_err(|mismatch| mismatch.expected),
+        };
+        match read {
+            Ok((address, upstream)) => {
+                keys.push(reader.add_reverse(each, address.to_toml(), upstream.to_toml()));
+                found.push(Reverse {
+                    address,
+                    upstream: upstream.key,
+                    upstream_path: upstream.path,
+                    path: "/".to_owned(),
+                    host_from_upstream: true,
+                    rewrite_location: true,
+                    clients: Vec::new(),
+                });
+            }
+            Err(expected) => {
+                let text = mask_credentials(&each.text);
+                reader.errors.push(Diagnostic::new(place, format!("expected {expected}, found `{text}`")));
+            }
+        }
+    }
+    // Off loopback, `[listen] clients` holds for a reverse listener too unless it says otherwise.
+    for each in &mut found {
+        if each.clients.is_empty() && !each.address.iter().all(|address| super::settings::is_loopback(address.ip())) {
+            each.clients.clone_from(&listen.clients);
+        }
+    }
+    (found, keys)
+}
+
+fn admin<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Admin {
+    let mut section = reader.section(root, "admin");
+    let s = &mut section;
+    let address = reader.get(s, "address", vec![ListenAddress::Tcp(([127, 0, 0, 1], 4291).into())]);
+    let token_file = reader.optional::<PathBuf>(s, "token_file", None);
+    let hosts = reader.get::<Vec<HostName>>(s, "hosts", Vec::new());
+    let token = token_file.and_then(|file| match secrets::token(&file) {
+        Ok(token) => Some(token),
+        Err(error) => {
+            let named = reader.place_at("admin.token_file", None);
+            reader.errors.push(error.note("the file is named at", named.as_ref()));
+            None
+        }
+    });
+    reader.finish(section);
+    Admin { address, token, hosts: hosts.into_iter().map(|host| host.0).collect() }
+}
+
+fn metrics<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Metrics {
+    let mut section = reader.section(root, "metrics");
+    let s = &mut section;
+    let metrics = Metrics {
+        address: reader.get(s, "address", Vec::new()),
+        max_host_labels: reader.count(s, "max_host_labels", 100, 1..=100_000),
+        idle_series: reader.checked(s, "idle_series", seconds(3600), more_than_zero),
+        process: reader.get(s, "process", true),
+    };
+    reader.finish(section);
+    metrics
+}
+
+fn log<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Log {
+    let mut section = reader.section(root, "log");
+    let s = &mut section;
+    let filter = |level: &String| match EnvFilter::try_new(level) {
+        Ok(_) if !level.trim().is_empty() => Ok(()),
+        _ => Err("`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,holdoff=debug`".to_owned()),
+    };
+    let log = Log {
+        level: reader.checked(s, "level", "info".to_owned(), filter),
+        format: reader.get(s, "format", LogFormat::Auto),
+        access: reader.get(s, "access", false),
+        error_body: reader.get(s, "error_body", true),
+    };
+    reader.finish(section);
+    log
+}
+
+fn egress<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> (Egress, Private) {
+    let mut section = reader.section(root, "egress");
+    let s = &mut section;
+    let private = reader.get(s, "private", Private::Auto);
+    let allow = reader.get::<Vec<EgressRule>>(s, "allow", Vec::new());
+    let deny = reader.get::<Vec<EgressRule>>(s, "deny", Vec::new());
+    let ports = reader.get(s, "connect_ports", vec![Ports(443, 443), Ports(1024, 65535)]);
+    let connect_ports = ports.into_iter().map(|Ports(first, last)| (first, last)).collect();
+    reader.finish(section);
+    (Egress { allow_private: false, allow, deny, connect_ports }, private)
+}
+
+fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
+    let mut section = reader.section(root, "upstream");
+    let s = &mut section;
+    let upstream = Upstream {
+        max_connections_per_host: reader.count(s, "max_connections_per_host", 256, 1..=100_000),
+        max_idle_per_host: reader.count(s, "max_idle_per_host", 32, 0..=100_000),
+        idle_timeout: reader.get(s, "idle_timeout", seconds(60)),
+        max_lifetime: reader.get(s, "max_lifetime", Duration::ZERO),
+        dns_ttl: reader.get(s, "dns_ttl", seconds(30)),
+        dns_timeout: reader.checked(s, "dns_timeout", seconds(5), more_than_zero),
+        platform_roots: reader.get(s, "platform_roots", true),
+        ca_files: ca_files(reader, s, &[]),
+    };
+    if !upstream.platform_roots && upstream.ca_files.is_empty() {
+        reader.warnings.push(
+            "`[upstream] platform_roots` is off and `ca_files` is empty: hosts without `ca_files` of their own cannot be \
+             reached over https"
+                .to_owned(),
+        );
+    }
+    reader.finish(section);
+    upstream
+}
+
+/// `ca_files` of a table: each must be there and hold certificates. What a flag or the environment names is added to what
+/// the file says.
+fn ca_files<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, inherited: &[PathBuf]) -> Vec<PathBuf> {
+    let key = section.key("ca_files");
+    let files = reader.added(section, "ca_files", inherited.to_vec());
+    if reader.is_said(&key) {
+        for (index, file) in files.iter().enumerate() {
+            if let Err(cause) = secrets::certificates(file) {
+                let place = reader.place_at(&key, Some(index));
+                let message = format!("`ca_files`: expected certificates in PEM in `{}`: {cause}", file.display());
+                reader.errors.push(Diagnostic::new(place, message));
+            }
+        }
+    }
+    files
+}
+
+fn built_in() -> HostSettings {
+    HostSettings {
+        policy: Arc::new(Policy::default()),
+        answer: Answer {
+            status: None,
+            max_advertised: None,
+            format: AnswerFormat::Auto,
+            body: None,
+            content_type: None,
+            headers: Vec::new(),
+            annotate: false,
+        },
+        tls: Tls { min_version: TlsVersion::Tls12, ca_files: Vec::new(), insecure: false },
+        timeouts: Timeouts {
+            connect: seconds(10),
+            tls: seconds(10),
+            head: Duration::ZERO,
+            body_idle: seconds(300),
+            tunnel_idle: seconds(3600),
+            max_request_body: 0,
+        },
+    }
+}
+
+fn hosts<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts {
+    let mut section = reader.section(root, "defaults");
+    let defaults = Arc::new(host_settings(reader, &mut section, &built_in()));
+    if defaults.tls.insecure {
+        let place = reader.place_at("defaults.tls.insecure", None);
+        let error = Diagnostic::new(place, "`insecure`: expected `false` in `[defaults]`, found `true`");
+        reader.errors.push(error.help("name the hosts whose certificates need not be good: `[[host]]`, `[host.tls]`"));
+    }
+    reader.finish(section);
+    let mut hosts = Vec::new();
+    for mut section in reader.list(root, "host", true) {
+        reader.open(&section);
+        let patterns: Vec<HostPattern> = reader.get(&mut section, "match", Vec::new());
+        let key = section.key("match");
+        if !reader.is_said(&key) {
+            reader.missing(&section, "match", "[\"peer.example\"]");
+        } else if patterns.is_empty() && !reader.is_refused(&key) {
+            let place = reader.place_at(&key, None);
+            reader.errors.push(Diagnostic::new(place, "`match`: expected at least one pattern, found none"));
+        }
+        let settings = host_settings(reader, &mut section, &defaults);
+        if settings.tls.insecure {
+            let names: Vec<&str> = patterns.iter().map(|pattern| pattern.text.as_str()).collect();
+            reader.warnings.push(format!(
+                "`insecure` is on for {}: whoever is on the way can read and change everything; give the host's CA in \
+                 `[host.tls] ca_files` instead",
+                names.join(", ")
+            ));
+        }
+        hosts.push(Host { patterns, settings: Arc::new(settings) });
+        reader.finish(section);
+    }
+    Hosts::new(defaults, hosts)
+}
+
+/// The settings of `[defaults]` or of one `[[host]]`: what it does not say is that of `base`.
+fn host_settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &HostSettings) -> HostSettings {
+    let policy = Policy {
+        mode: reader.get::<Mode>(section, "mode", base.policy.mode),
+        signals: signals(reader, section, &base.policy.signals),
+        cooldown: cooldown(reader, section, &base.policy.cooldown),
+        breaker: breaker(reader, section, &base.policy.breaker),
+    };
+    if let Err(error) = policy.check() {
+        check::policy(reader, section, &error, base.policy.check().is_ok());
+    }
+    let policy = if policy == *base.policy { Arc::clone(&base.policy) } else { Arc::new(policy) };
+    HostSettings {
+        policy,
+        answer: answer(reader, section, &base.answer),
+        tls: tls(reader, section, &base.tls),
+        timeouts: timeouts(reader, section, &base.timeouts),
+    }
+}
+
+fn signals<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &SignalRules) -> SignalRules {
+    let mut section = reader.section(parent, "signals");
+    let s = &mut section;
+    let signals = SignalRules {
+        statuses: reader.get(s, "statuses", base.statuses.clone()),
+        unavailable: reader.get(s, "unavailable", base.unavailable.clone()),
+        hintless: reader.get(s, "hintless", base.hintless),
+        trust_hints: reader.get(s, "trust_hints", base.trust_hints),
+        fractional_seconds: reader.get(s, "fractional_seconds", base.fractional_seconds),
+    };
+    reader.finish(section);
+    signals
+}
+
+fn cooldown<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &CooldownLimits) -> CooldownLimits {
+    let mut section = reader.section(parent, "cooldown");
+    let s = &mut section;
+    let cooldown = CooldownLimits {
+        min_cooldown: reader.get(s, "min_cooldown", base.min_cooldown),
+        default_cooldown: reader.get(s, "default_cooldown", base.default_cooldown),
+        growth: reader.get(s, "growth", base.growth),
+        max_backoff: reader.get(s, "max_backoff", base.max_backoff),
+        max_overwait: reader.get(s, "max_overwait", base.max_overwait),
+        max_retry_after: reader.get(s, "max_retry_after", base.max_retry_after),
+        ladder: reader.get(s, "ladder", base.ladder),
+        jitter: reader.get(s, "jitter", base.jitter),
+        hint_jitter: reader.get(s, "hint_jitter", base.hint_jitter),
+        probe_lease: reader.get(s, "probe_lease", base.probe_lease),
+        success_threshold: threshold(reader, s, "success_threshold", base.success_threshold, 1..=1000),
+        ramp: reader.get(s, "ramp", base.ramp),
+        quiet_time: reader.get(s, "quiet_time", base.quiet_time),
+    };
+    reader.finish(section);
+    cooldown
+}
+
+fn breaker<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &BreakerLimits) -> BreakerLimits {
+    let mut section = reader.section(parent, "breaker");
+    let s = &mut section;
+    let breaker = BreakerLimits {
+        failure_threshold: threshold(reader, s, "failure_threshold", base.failure_threshold, 0..=1000),
+        failure_window: reader.get(s, "failure_window", base.failure_window),
+        initial: reader.get(s, "initial", base.initial),
+        growth: reader.get(s, "growth", base.growth),
+        max: reader.get(s, "max", base.max),
+    };
+    reader.finish(section);
+    breaker
+}
+
+fn threshold<'a>(
+    reader: &mut Reader<'a>,
+    section: &mut Section<'a>,
+    name: &'static str,
+    default: u32,
+    range: std::ops::RangeInclusive<u64>,
+) -> u32 {
+    let default = usize::try_from(default).unwrap_or(usize::MAX);
+    u32::try_from(reader.count(section, name, default, range)).unwrap_or(u32::MAX)
+}
+
+fn answer<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Answer) -> Answer {
+    let mut section = reader.section(parent, "answer");
+    let s = &mut section;
+    let answer = Answer {
+        status: reader.optional::<StatusCode>(s, "status", base.status),
+        max_advertised: reader.optional::<Duration>(s, "max_advertised", base.max_advertised),
+        format: reader.get(s, "format", base.format),
+        body: reader.optional::<String>(s, "body", base.body.clone()),
+        content_type: reader.optional::<HeaderValue>(s, "content_type", base.content_type.clone()),
+        headers: reader.get(s, "headers", Headers(base.headers.clone())).0,
+        annotate: reader.get(s, "annotate", base.annotate),
+    };
+    let mut refuse = |key: &str, expected: &str| {
+        let place = reader.place_at(&s.key(key), None).or_else(|| reader.place_of_table(s));
+        reader.errors.push(Diagnostic::new(place, format!("`{key}`: expected {expected}")));
+    };
+    if answer.status.is_some_and(|status| !(status.is_client_error() || status.is_server_error())) {
+        refuse("status", "a status from 400 to 599: a request that was not sent has not succeeded");
+    }
+    if answer.max_advertised.is_some_and(|longest| longest < seconds(1)) {
+        refuse("max_advertised", "at least 1s, since `Retry-After` is in whole seconds and 0 means at once");
+    }
+    if answer.body.as_ref().is_some_and(|body| body.len() > MAX_BODY) {
+        refuse("body", "at most 64 KiB");
+    }
+    if answer.format == AnswerFormat::Custom && answer.body.is_none() && !reader.is_refused(&s.key("body")) {
+        let place = reader.place_at(&s.key("format"), None);
+        let error = Diagnostic::new(place, "`format`: expected `body` beside the format `\"custom\"`, found none");
+        reader.errors.push(error.help("add `body = \"…\"` and, if it is not plain text, `content_type`"));
+    }
+    // In `[defaults]` they may be meant for hosts that ask for the format.
+    if answer.format != AnswerFormat::Custom && s.inherits {
+        for key in ["body", "content_type"] {
+            if let Some(place) = reader.place_at(&s.key(key), None) {
+                let error =
+                    Diagnostic::new(Some(place), format!("`{key}`: expected beside `format = \"custom\"` only"));
+                reader.errors.push(error.help("add `format = \"custom\"`"));
+            }
+        }
+    }
+    reader.finish(section);
+    answer
+}
+
+fn tls<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Tls) -> Tls {
+    let mut section = reader.section(parent, "tls");
+    let s = &mut section;
+    let tls = Tls {
+        min_version: reader.get(s, "min_version", base.min_version),
+        ca_files: ca_files(reader, s, &base.ca_files),
+        insecure: reader.get(s, "insecure", base.insecure),
+    };
+    reader.finish(section);
+    tls
+}
+
+fn timeouts<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Timeouts) -> Timeouts {
+    let mut section = reader.section(parent, "timeouts");
+    let s = &mut section;
+    let timeouts = Timeouts {
+        connect: reader.checked(s, "connect", base.connect, more_than_zero),
+        tls: reader.checked(s, "tls", base.tls, more_than_zero),
+        head: reader.get(s, "head", base.head),
+        body_idle: reader.get(s, "body_idle", base.body_idle),
+        tunnel_idle: reader.get(s, "tunnel_idle", base.tunnel_idle),
+        max_request_body: reader.get(s, "max_request_body", Size(base.max_request_body)).0,
+    };
+    reader.finish(section);
+    timeouts
+}
+
+fn limits<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Limits {
+    let mut section = reader.section(root, "limits");
+    let s = &mut section;
+    // The lower bound is that of the HTTP parser's buffer, the upper one keeps a flood of connections within memory.
+    let head = |size: &Size| match size.0 {
+        0x2000..=0x10_0000 => Ok(()),
+        _ => Err("a size from 8KiB to 1MiB".to_owned()),
+    };
+    let drain = |size: &Size| if size.0 <= 16 << 20 { Ok(()) } else { Err("a size of at most 16MiB".to_owned()) };
+    let limits = Limits {
+        max_connections: reader.count(s, "max_connections", 10_000, 1..=1_000_000),
+        header_timeout: reader.checked(s, "header_timeout", seconds(10), more_than_zero),
+        keepalive_timeout: reader.checked(s, "keepalive_timeout", seconds(120), more_than_zero),
+        max_header_bytes: usize::try_from(reader.checked(s, "max_header_bytes", Size(64 << 10), head).0)
+            .unwrap_or(usize::MAX),
+        max_header_fields: reader.count(s, "max_header_fields", 100, 1..=10_000),
+        max_interim_responses: reader.count(s, "max_interim_responses", 16, 0..=1000),
+        drain_body: reader.checked(s, "drain_body", Size(64 << 10), drain).0,
+        max_tunnels: reader.count(s, "max_tunnels", 10_000, 1..=1_000_000),
+        max_keys: reader.count(s, "max_keys", 100_000, 1..=10_000_000),
+    };
+    reader.finish(section);
+    limits
+}
+
+fn shutdown<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Shutdown {
+    let mut section = reader.section(root, "shutdown");
+    let s = &mut section;
+    let shutdown =
+        Shutdown { delay: reader.get(s, "delay", Duration::ZERO), grace: reader.get(s, "grace", seconds(25)) };
+    reader.finish(section);
+    shutdown
+}
+
+/// Whether anyone who reaches an address may use it.
+pub(super) fn admits_everyone(clients: &[IpNet]) -> bool {
+    clients.iter().any(|network| network.prefix_len() == 0)
+}

@@ -1,0 +1,139 @@
+//! CONNECT: opaque tunnels. The host's answers cannot be seen inside, so a tunnel is held against the key
+//! `https://host:port` that others have taught us, and proves nothing itself but that the host can be reached (SPEC 7.3).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::answers::{self, Facts};
+use super::body::ResponseBody;
+use super::connection::Client;
+use super::error::{ErrorKind, ProxyError};
+use super::exchange::{complete_failed, local, refuse};
+use super::record::Record;
+use super::shared::Host;
+use super::target;
+use super::tunnel::{Far, Tunnel};
+use super::upstream::Target;
+use crate::core::decision::Purpose;
+use crate::core::key::{Key, KeyRef, Scheme};
+use crate::core::signal::Outcome;
+use crate::core::time::Instant;
+use crate::table::{Entry, Verdict, clock};
+
+/// Opens a tunnel, or says why not.
+pub(super) async fn run(
+    client: &Client,
+    mut request: Request<Incoming>,
+    authority: &Authority,
+    arrived: Instant,
+) -> Response<ResponseBody> {
+    let context = &client.context;
+    drop(request.extensions_mut().remove::<OnUpgrade>());
+    let checked = check(client, &request, authority).and_then(|key| Ok((key, context.tunnel_place()?)));
+    let (key, place) = match checked {
+        Ok(checked) => checked,
+        Err(error) => {
+            let record = Record::new(&context.shared, None, &request, arrived);
+            return refuse(client, request, &error, record).await;
+        }
+    };
+    let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
+    let (entry, verdict) = context.shared.table.admit(&key, Purpose::Tunnel, arrived);
+    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let host = entry.attached();
+    let permit = match verdict {
+        Verdict::Forward(permit) => Some(permit),
+        Verdict::Pass => None,
+        Verdict::WouldHave(refusal) => {
+            host.metrics.would_have(refusal.reason);
+            None
+        }
+        Verdict::ShortCircuit(refusal) => {
+            record.short_circuited(refusal.reason);
+            let answer = answers::short_circuit(&context.shared, &entry, &refusal, &facts);
+            return local(client, answer, version, true, record);
+        }
+    };
+    let connected = context.upstreams.connect(&Target { key: entry.key(), host: &host.settings }).await;
+    let now = clock::now();
+    match connected {
+        Ok(stream) => {
+            if let Some(permit) = permit {
+                permit.complete(&Outcome::Connected, None, None, now, clock::draw());
+            }
+            entry.count_tunnel();
+            tell_once(&entry, now);
+            client.wire.set_tunnel(Tunnel {
+                far: Far::Socket(stream),
+                counts: host.metrics.tunnel(),
+                idle: host.settings.timeouts.tunnel_idle,
+                place,
+            });
+            record.forwarded(None);
+            record.answered(200);
+            let mut response = Response::new(ResponseBody::local(Bytes::new(), &client.wire, Some(record)));
+            *response.version_mut() = version;
+            response
+        }
+        Err(error) => {
+            record.failed(&context.shared, error.kind());
+            if let Some(permit) = permit {
+                complete_failed(permit, &error, entry.key(), now);
+            }
+            let answer = answers::error(&context.shared, &error, Some(entry.key()), &facts);
+            local(client, answer, version, true, record)
+        }
+    }
+}
+
+/// What can be said before anybody is asked.
+fn check<'a>(client: &Client, request: &Request<Incoming>, authority: &'a Authority) -> Result<KeyRef<'a>, ProxyError> {
+    if !request.body().is_end_stream() {
+        return Err(ProxyError::new(ErrorKind::BadRequest, "CONNECT has no body (RFC 9110 section 9.3.6)"));
+    }
+    let key = target::key(Scheme::Https, authority.as_str())?;
+    let egress = client.context.upstreams.egress();
+    egress.check_connect_port(key.port())?;
+    egress.check_name(key.host(), key.port())?;
+    Ok(key)
+}
+
+/// Says once per host that nothing can be seen in its tunnels, and what to do about it.
+fn tell_once(entry: &Arc<Entry<Host>>, now: Instant) {
+    let told = &entry.attached().told_of_tunnels;
+    if told.load(Ordering::Relaxed) || !entry.snapshot(now).only_tunnels || told.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    tracing::info!(
+        host = %entry.key(),
+        "only CONNECT: I cannot see its 429s; here is the `[[reverse]]` block:\n{}",
+        reverse_block(entry.key())
+    );
+}
+
+fn reverse_block(key: &Key) -> String {
+    format!("[[reverse]]\naddress = [\"127.0.0.1:4300\"]\nupstream = \"https://{}\"", target::authority(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_names_the_upstream_as_the_configuration_wants_it() {
+        for (key, expected) in [
+            ("https://peer.example", "https://peer.example"),
+            ("https://peer.example:8443", "https://peer.example:8443"),
+            ("https://[2001:db8::1]", "https://[2001:db8::1]"),
+        ] {
+            assert!(reverse_block(&Key::parse(key).unwrap()).ends_with(&format!("upstream = \"{expected}\"")), "{key}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Opens the sockets of the data path and accepts from them.
+//!
+//! Opening comes first and alone, since the real addresses (port 0 is allowed) are needed to refuse ourselves as a
+//! destination. Every connection is a task; the tasks of one listener live in one set, so that nothing outlives the end of
+//! the grace time.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::body::RequestBody;
+use super::connection::{self, Context, Port};
+use super::error::{ErrorKind, ProxyError};
+use super::reverse::Routes;
+use super::shared::Shared;
+use super::upstream::Upstreams;
+use crate::metrics::Bound;
+
+/// How long accepting pauses when this machine has no descriptor or memory left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections beyond the bound are told so at a time; the others are just closed.
+const TOLD: usize = 64;
+
+/// The open sockets of the data path.
+pub struct Server {
+    sockets: Vec<Socket>,
+    shared: Arc<Shared>,
+}
+
+struct Socket {
+    listener: TcpListener,
+    address: SocketAddr,
+    port: Arc<Port>,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on `{}`: {}", self.address, self.error)
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.sockets.iter().map(|socket| socket.address)).finish()
+    }
+}
+
+impl Server {
+    /// Opens every address of `[listen]` and `[[reverse]]`. From then on clients can connect; they are answered once the
+    /// server runs.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on. The built-in address on `::1` may be missing: not every machine has IPv6.
+    pub async fn bind(shared: Arc<Shared>) -> Result<Self, BindError> {
+        let settings = &shared.settings;
+        let mut sockets = Vec::new();
+        for &address in &settings.listen.address {
+            match Socket::open(address, Port::Proxy).await {
+                Ok(socket) => sockets.push(socket),
+                Err(error) if settings.listen.address_is_default && address.is_ipv6() && has_no_ipv6(&error.error) => {
+                    tracing::debug!(%address, "this machine has no IPv6");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        for &address in settings.reverse.iter().flat_map(|reverse| &reverse.address) {
+            if seen.contains(&address) {
+                continue;
+            }
+            seen.push(address);
+            let here = settings.reverse.iter().filter(|reverse| reverse.address.contains(&address)).cloned().collect();
+            sockets.push(Socket::open(address, Port::Reverse(Routes::new(here))).await?);
+        }
+        Ok(Self { sockets, shared })
+    }
+
+    /// The real addresses of the forward proxy.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.those(|port| matches!(port, Port::Proxy))
+    }
+
+    /// The real addresses of `[[reverse]]`, each once, in the order of the file.
+    pub fn reverse_addresses(&self) -> Vec<SocketAddr> {
+        self.those(|port| matches!(port, Port::Reverse(_)))
+    }
+
+    fn those(&self, wanted: impl Fn(&Port) -> bool) -> Vec<SocketAddr> {
+        self.sockets.iter().filter(|socket| wanted(&socket.port)).map(|socket| socket.address).collect()
+    }
+
+    /// Serves until `drain` becomes true (or its sender is gone) and what was running then has ended, at most
+    /// `shutdown.grace` later. Then idle connections are closed at once, running requests are finished; what is left at the
+    /// end of the grace time, tunnels and streams too, is cut.
+    pub async fn run(self, upstreams: Upstreams<RequestBody>, mut drain: watch::Receiver<bool>) {
+        let shared = self.shared;
+        let (grace, most) = (shared.settings.shutdown.grace, shared.settings.limits.max_connections);
+        let context = Context::new(shared, upstreams);
+        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        let told = Arc::new(Semaphore::new(TOLD));
+        let (stop, stopped) = watch::channel(None::<Instant>);
+        let mut accepting = JoinSet::new();
+        for socket in self.sockets {
+            let acceptor = Acceptor {
+                context: Arc::clone(&context),
+                places: Arc::clone(&places),
+                told: Arc::clone(&told),
+                tasks: JoinSet::new(),
+            };
+            accepting.spawn(acceptor.run(socket, stopped.clone()));
+        }
+        // An error means that the sender is gone: nobody is left who could want us to go on.
+        let _ = drain.wait_for(|drain| *drain).await;
+        context.close();
+        let now = Instant::now();
+        stop.send_replace(Some(now.checked_add(grace).unwrap_or(now)));
+        while accepting.join_next().await.is_some() {}
+    }
+}
+
+impl Socket {
+    async fn open(address: SocketAddr, port: Port) -> Result<Self, BindError> {
+        let failed = |error| BindError { address, error };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address, port: Arc::new(port) })
+    }
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
+struct Acceptor {
+    context: Arc<Context>,
+    places: Arc<Semaphore>,
+    told: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+}
+
+impl Acceptor {
+    async fn run(mut self, socket: Socket, mut stopped: watch::Receiver<Option<Instant>>) {
+        let mut last_warning: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                accepted = socket.listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.start(&socket.port, stream, peer),
+                    Err(error) if is_of_the_connection(&error) => {}
+                    Err(error) => {
+                        if last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
+                            last_warning = Some(Instant::now());
+                            tracing::warn!(%error, address = %socket.address, "cannot accept connections");
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                () = async { drop(stopped.wait_for(Option::is_some).await) } => break,
+            }
+        }
+        // No longer accepting: new clients are refused by the system and go elsewhere.
+        drop(socket);
+        let until = *stopped.borrow();
+        let until = until.unwrap_or_else(Instant::now);
+        let finished = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(until, finished).await.is_err() {
+            self.context.shared.metrics.bound_reached(Bound::Grace);
+            self.tasks.shutdown().await;
+        }
+    }
+
+    fn start(&mut self, port: &Arc<Port>, stream: TcpStream, peer: SocketAddr) {
+        // A head or a small answer must not wait for an acknowledgement. Failing to say so only costs speed.
+        let _ = stream.set_nodelay(true);
+        let context = Arc::clone(&self.context);
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            context.shared.metrics.bound_reached(Bound::MaxConnections);
+            if let Ok(place) = Arc::clone(&self.told).try_acquire_owned() {
+                self.tasks.spawn(async move {
+                    let error = ProxyError::new(
+                        ErrorKind::Overload,
+                        "as many connections are open as `limits.max_connections` allows",
+                    );
+                    connection::end_with(&context, stream, &error).await;
+                    drop(place);
+                });
+            }
+            return;
+        };
+        let counted = context.shared.metrics.connection(port.listener());
+        let port = Arc::clone(port);
+        self.tasks.spawn(async move {
+            connection::run(context, port, stream, peer).await;
+            drop((counted, place));
+        });
+    }
+}
+
+/// Whether an error of accepting is about the one connection, not about us.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,159 @@
+//! What is counted and logged of one request. A record lives as long as its request: in the exchange until there is an
+//! answer, then in the answer's body. Dropped without a word about the action, the client has left.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request};
+
+use super::body::Excerpt;
+use super::error::{ErrorKind, Fault};
+use super::shared::{Host, Shared};
+use crate::core::decision::Reason;
+use crate::core::time::Instant;
+use crate::metrics::{Action, Bound, InFlight};
+use crate::table::{Entry, clock};
+
+/// The most of a path that is logged.
+const PATH: usize = 256;
+
+/// What is counted and logged of one request.
+pub(super) struct Record {
+    entry: Option<Arc<Entry<Host>>>,
+    _in_flight: Option<InFlight>,
+    arrived: Instant,
+    action: Option<Action>,
+    reason: Option<&'static str>,
+    status: Option<u16>,
+    bytes: u64,
+    excerpt: Option<Excerpt>,
+    line: Option<Box<Line>>,
+}
+
+/// What the access log shows of the request: no query, no credentials.
+struct Line {
+    method: Method,
+    path: String,
+}
+
+impl Record {
+    pub(super) fn new<B>(
+        shared: &Shared,
+        entry: Option<&Arc<Entry<Host>>>,
+        request: &Request<B>,
+        arrived: Instant,
+    ) -> Self {
+        let line = shared.settings.log.access.then(|| {
+            let path = request.uri().path().chars().take(PATH).collect();
+            Box::new(Line { method: request.method().clone(), path })
+        });
+        Self {
+            entry: entry.cloned(),
+            _in_flight: entry.map(|entry| entry.attached().metrics.in_flight()),
+            arrived,
+            action: None,
+            reason: None,
+            status: None,
+            bytes: 0,
+            excerpt: None,
+            line,
+        }
+    }
+
+    fn set(&mut self, action: Action) {
+        if self.action.replace(action).is_none()
+            && let Some(entry) = &self.entry
+        {
+            entry.attached().metrics.action(action);
+        }
+    }
+
+    /// Answered here, because the key is not to be asked now.
+    pub(super) fn short_circuited(&mut self, reason: Reason) {
+        self.reason = Some(reason.as_str());
+        if self.action.replace(Action::ShortCircuited).is_none()
+            && let Some(entry) = &self.entry
+        {
+            entry.attached().metrics.short_circuit(reason);
+        }
+    }
+
+    /// The upstream has answered.
+    pub(super) fn forwarded(&mut self, excerpt: Option<Excerpt>) {
+        self.set(Action::Forwarded);
+        self.excerpt = excerpt;
+    }
+
+    /// Answered here, about ourselves.
+    pub(super) fn own(mut self) -> Self {
+        self.set(Action::Refused);
+        self
+    }
+
+    /// There will be no answer of the upstream.
+    pub(super) fn failed(&mut self, shared: &Shared, kind: ErrorKind) {
+        self.reason = Some(kind.as_str());
+        if let Some(bound) = bound(kind) {
+            shared.metrics.bound_reached(bound);
+        }
+        let refused = kind.fault() == Fault::Client;
+        if !refused && let Some(entry) = &self.entry {
+            entry.attached().metrics.upstream_error(kind);
+        }
+        self.set(if refused { Action::Refused } else { Action::Failed });
+    }
+
+    /// The answer broke off.
+    pub(super) fn broke(&mut self, kind: ErrorKind) {
+        self.reason = Some(kind.as_str());
+        if let Some(entry) = &self.entry {
+            entry.attached().metrics.upstream_error(kind);
+        }
+    }
+
+    /// The status that the client gets.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// A piece of the answer's body was handed on.
+    pub(super) fn sent(&mut self, data: &Bytes) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        if let Some(excerpt) = &mut self.excerpt {
+            excerpt.add(data);
+        }
+    }
+}
+
+/// The bound of ours that an error is about.
+const fn bound(kind: ErrorKind) -> Option<Bound> {
+    match kind {
+        ErrorKind::RequestTooLarge => Some(Bound::RequestBody),
+        ErrorKind::RequestTimeout | ErrorKind::BodyTimeout => Some(Bound::BodyIdle),
+        ErrorKind::PoolTimeout => Some(Bound::UpstreamConnections),
+        _ => None,
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.set(self.action.unwrap_or(Action::Cancelled));
+        let took = clock::now().saturating_since(self.arrived);
+        if let Some(entry) = &self.entry {
+            entry.attached().metrics.request_seconds(took);
+        }
+        let Some(line) = &self.line else { return };
+        tracing::info!(
+            target: "access",
+            method = %line.method,
+            host = self.entry.as_ref().map(|entry| tracing::field::display(entry.key())),
+            path = line.path,
+            status = self.status,
+            action = self.action.map(Action::as_str),
+            reason = self.reason,
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            bytes = self.bytes,
+            "request"
+        );
+    }
+}

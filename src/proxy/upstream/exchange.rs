@@ -1,0 +1,325 @@
+//! One request and its response on one connection: the bodies on both sides, the wait for the head, and what an error of
+//! hyper means.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, Sleep};
+
+use super::pool::{Connection, Lease};
+use super::tls;
+use crate::proxy::error::{ErrorKind, ProxyError};
+
+/// A connection: hyper's sender, and the task that drives the socket.
+pub(super) struct Line<B> {
+    pub(super) sender: SendRequest<Outgoing<B>>,
+    pub(super) task: AbortHandle,
+    pub(super) in_order: bool,
+}
+
+impl<B: Send + 'static> Connection for Line<B> {
+    fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.sender.poll_ready(cx).map(|ready| ready.is_ok())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    fn retire(mut self) {
+        // Without its sender the task closes the connection, or hands it over after a 101.
+        self.in_order = true;
+    }
+}
+
+impl<B> Drop for Line<B> {
+    fn drop(&mut self) {
+        if !self.in_order {
+            self.task.abort();
+        }
+    }
+}
+
+/// The caller's request body, watched: whose fault a broken exchange is, and who is waiting for whom.
+pub(super) struct Outgoing<B> {
+    body: B,
+    watch: Option<Arc<Watch>>,
+}
+
+/// What is known of a request body on its way.
+#[derive(Debug)]
+pub(super) struct Watch {
+    state: Mutex<Watched>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    failed: bool,
+    /// The connection waits for the client, not the other way round.
+    starved: bool,
+    moved: Instant,
+}
+
+impl<B: Body> Outgoing<B> {
+    /// Watches `body` if there is anything to watch.
+    pub(super) fn new(body: B) -> (Self, Option<Arc<Watch>>) {
+        let watch = (!body.is_end_stream()).then(|| {
+            let state = Watched { failed: false, starved: false, moved: Instant::now() };
+            Arc::new(Watch { state: Mutex::new(state) })
+        });
+        (Self { body, watch: watch.clone() }, watch)
+    }
+
+    pub(super) fn into_inner(self) -> B {
+        self.body
+    }
+}
+
+impl Watch {
+    fn state(&self) -> MutexGuard<'_, Watched> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, starved: bool, failed: bool) {
+        let mut state = self.state();
+        state.failed |= failed;
+        state.starved = starved;
+        if !starved {
+            state.moved = Instant::now();
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.state().failed
+    }
+
+    /// When to look again, if the upstream has not been silent for `bound`.
+    fn later(&self, bound: Duration) -> Option<Instant> {
+        let Watched { starved, moved, .. } = *self.state();
+        let now = Instant::now();
+        let until = if starved { now } else { moved }.checked_add(bound)?;
+        (until > now).then_some(until)
+    }
+}
+
+impl<B> Body for Outgoing<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(watch) = &self.watch {
+            watch.note(polled.is_pending(), matches!(polled, Poll::Ready(Some(Err(_)))));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The head did not come in time.
+#[derive(Debug)]
+pub(super) struct HeadLate;
+
+/// Waits for a response head. The time runs while the upstream is to move: from the request's last piece on, and between
+/// pieces that it does not take, not while the client is slow with its body.
+pub(super) async fn await_head<F: Future>(
+    head: F,
+    bound: Duration,
+    watch: Option<&Watch>,
+) -> Result<F::Output, HeadLate> {
+    if bound.is_zero() {
+        return Ok(head.await);
+    }
+    let mut head = pin!(head);
+    let mut wait = bound;
+    loop {
+        match tokio::time::timeout(wait, &mut head).await {
+            Ok(answered) => return Ok(answered),
+            Err(_) => match watch.and_then(|watch| watch.later(bound)) {
+                Some(until) => wait = until.saturating_duration_since(Instant::now()),
+                None => return Err(HeadLate),
+            },
+        }
+    }
+}
+
+/// What an error before the response head means.
+pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyError {
+    if watch.is_some_and(Watch::failed) || error.is_body_write_aborted() {
+        // The caller's body may have said itself what is wrong.
+        return match find::<ProxyError>(error) {
+            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()),
+            None => ProxyError::new(ErrorKind::RequestBody, "the request body broke off"),
+        };
+    }
+    if let Some(io) = find::<io::Error>(error) {
+        return match tls::tls_error(io) {
+            Some(_) => tls::classify(io),
+            None => ProxyError::new(ErrorKind::UpstreamReset, io.to_string()),
+        };
+    }
+    // A request that was not sent is `canceled`; its source is the connection's own error.
+    let cause = match error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) {
+        Some(cause) if error.is_canceled() => cause,
+        _ => error,
+    };
+    if cause.is_parse() {
+        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"));
+    }
+    if cause.is_incomplete_message() || cause.is_canceled() || cause.is_closed() {
+        return ProxyError::new(ErrorKind::UpstreamReset, "the upstream closed the connection before a response head");
+    }
+    if cause.is_user() {
+        return ProxyError::new(ErrorKind::Internal, cause.to_string());
+    }
+    // What is left is data that nobody asked for.
+    ProxyError::new(ErrorKind::UpstreamProtocol, cause.to_string())
+}
+
+fn find<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        // An `io::Error` may carry another error and shows that one's source, not itself.
+        next = error.source();
+    }
+    None
+}
+
+/// A response body. It gives the connection back when it has ended cleanly; dropped earlier, it closes it.
+///
+/// Its errors are [`ErrorKind::UpstreamBody`] and [`ErrorKind::BodyTimeout`].
+pub struct ResponseBody<B: Send + 'static> {
+    incoming: Incoming,
+    lease: Option<Lease<Line<B>>>,
+    /// The upstream lets the connection live on.
+    reusable: bool,
+    idle: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    timer_runs: bool,
+    failed: bool,
+}
+
+impl<B: Send + 'static> ResponseBody<B> {
+    pub(super) fn new(incoming: Incoming, lease: Option<Lease<Line<B>>>, reusable: bool, idle: Duration) -> Self {
+        let mut body = Self { incoming, lease, reusable, idle, timer: None, timer_runs: false, failed: false };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take()
+            && self.reusable
+        {
+            lease.finish();
+        }
+    }
+
+    fn fail(&mut self, kind: ErrorKind, detail: String) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        self.failed = true;
+        self.lease = None;
+        Poll::Ready(Some(Err(ProxyError::new(kind, detail))))
+    }
+
+    /// Whether nothing has come for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.idle.is_zero() {
+            return Poll::Pending;
+        }
+        let idle = self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        if !self.timer_runs {
+            self.timer_runs = true;
+            let now = Instant::now();
+            timer.as_mut().reset(now.checked_add(idle).unwrap_or(now));
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+impl<B: Send + 'static> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.timer_runs = false;
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let detail = match error.source() {
+                    Some(cause) => format!("the response body broke off: {cause}"),
+                    None => format!("the response body broke off: {error}"),
+                };
+                self.fail(ErrorKind::UpstreamBody, detail)
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.poll_idle(cx) {
+                Poll::Ready(()) => {
+                    self.fail(ErrorKind::BodyTimeout, "no piece of the response body for too long".to_owned())
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failed || self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl<B: Send + 'static> Drop for ResponseBody<B> {
+    fn drop(&mut self) {
+        if !self.failed && self.incoming.is_end_stream() {
+            self.finish();
+        }
+    }
+}
+
+impl<B: Send + 'static> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("lease", &self.lease).field("failed", &self.failed).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! `holdoff check`, `holdoff config` and what the command line says of mistakes.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn holdoff(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdoff"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HOLDOFF_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn written(directory: &tempfile::TempDir, text: &str) -> String {
+    let path = directory.path().join("holdoff.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_mistyped_key_is_shown_with_its_place_and_exit_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = written(&directory, "[listen]\nadress = [\"127.0.0.1:4290\"]\n");
+    for command in [&["check"][..], &["config", "show"], &["run"]] {
+        let output = holdoff(&[command, &["--config", &path]].concat(), &[]);
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        assert_eq!(stdout(&output), "");
+        let expected = format!(
+            "error: unknown key `adress` in `[listen]`\n --> {path}:2:1\n  |\n2 | adress = [\"127.0.0.1:4290\"]\n  | ^^^^^^\n  = \
+             help: did you mean `address`?\n"
+        );
+        assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn check_passes_on_every_example_without_a_warning() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path();
+        let output = holdoff(&["check", "--config", path.to_str().unwrap()], &[]);
+        assert_eq!(output.status.code(), Some(0), "{}: {}", path.display(), stderr(&output));
+        assert_eq!(stderr(&output), "", "{}", path.display());
+        assert!(stdout(&output).contains("is good"));
+        count += 1;
+    }
+    assert!(count >= 6, "{count}");
+}
+
+#[test]
+fn the_default_configuration_passes_the_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = written(&directory, &stdout(&holdoff(&["config", "default"], &[])));
+    let output = holdoff(&["check", "--config", &path], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn show_names_the_origin_of_each_value_and_is_a_configuration_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = written(&directory, "[log]\naccess = true\nlevel = \"warn\"\n[limits]\nmax_keys = 7\n");
+    let environment = [("HOLDOFF_CONFIG", path.as_str()), ("HOLDOFF_LOG", "debug"), ("HOLDOFF_LOG_FORMAT", "json")];
+    let output = holdoff(&["config", "show", "--log-format", "text", "--access-log=false"], &environment);
+    let text = stdout(&output);
+    for line in [
+        "level = \"debug\"  # env HOLDOFF_LOG".to_owned(),
+        "format = \"text\"  # flag --log-format".to_owned(),
+        "access = false  # flag --access-log".to_owned(),
+        format!("max_keys = 7  # {path}:5"),
+        "max_tunnels = 10000  # default".to_owned(),
+        format!("# read: {path}"),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}\n{}", stderr(&output));
+    }
+    let again = written(&directory, &text);
+    let output = holdoff(&["check", "--config", &again], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn every_flag_has_an_environment_variable_that_an_empty_value_leaves_unset() {
+    let names = [
+        "CONFIG",
+        "LISTEN",
+        "CLIENTS",
+        "AUTH_FILE",
+        "NAME",
+        "REVERSE",
+        "ADMIN",
+        "ADMIN_TOKEN_FILE",
+        "METRICS",
+        "MODE",
+        "LOG",
+        "LOG_FORMAT",
+        "ACCESS_LOG",
+        "CA_FILE",
+    ]
+    .map(|name| format!("HOLDOFF_{name}"));
+    let help = stdout(&holdoff(&["run", "--help"], &[])).split_whitespace().collect::<Vec<_>>().join(" ");
+    for name in &names {
+        assert!(help.contains(&format!("[env: {name}]")), "{name}");
+    }
+    let empty: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let output = holdoff(&["check"], &empty);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn an_unsafe_set_up_from_the_environment_is_refused_with_the_mend() {
+    for (name, value, mend) in [
+        ("HOLDOFF_LISTEN", "0.0.0.0:4290", "--clients"),
+        ("HOLDOFF_REVERSE", "0.0.0.0:4300=https://a.example", "clients"),
+        ("HOLDOFF_ADMIN", "0.0.0.0:4291", "--admin-token-file"),
+    ] {
+        let output = holdoff(&["check"], &[(name, value)]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(stderr(&output).contains(name) && stderr(&output).contains(mend), "{}", stderr(&output));
+    }
+    let good = [("HOLDOFF_LISTEN", "0.0.0.0:4290"), ("HOLDOFF_CLIENTS", "10.0.0.0/8")];
+    assert_eq!(holdoff(&["check"], &good).status.code(), Some(0));
+}
+
+#[test]
+fn usage_errors_are_exit_code_2_and_help_is_0() {
+    assert_eq!(holdoff(&["chekc"], &[]).status.code(), Some(2));
+    assert_eq!(holdoff(&["check", "--lsten", "x"], &[]).status.code(), Some(2));
+    assert_eq!(holdoff(&["--help"], &[]).status.code(), Some(0));
+    assert!(stdout(&holdoff(&["--version"], &[])).starts_with("holdoff "));
+}
+
+#[test]
+fn a_closed_stdout_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_holdoff"))
+        .args(["config", "default"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn nothing_is_coloured_away_from_a_terminal() {
+    let output = holdoff(&["check", "--mode", "x"], &[]);
+    assert!(!stderr(&output).contains('\u{1b}'), "{}", stderr(&output));
+}

@@ -1,0 +1,93 @@
+//! The program itself, as an operator starts it.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::DEADLINE;
+
+/// A running `holdoff run`. Killed when dropped.
+pub struct Program {
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Program {
+    /// Starts it on free ports with more arguments, and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_holdoff"))
+            .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "logfmt"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().unwrap();
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = lines.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut program = Self { child, log };
+        program.wait_for("the line that says it is ready", |log| {
+            log.contains("msg=ready") || log.contains("message=ready")
+        });
+        program
+    }
+
+    /// The address that the log calls `name` (`proxy`, `admin`).
+    pub fn address(&self, name: &str) -> SocketAddr {
+        let log = self.log();
+        let value = log.split(&format!(" {name}=")).nth(1).unwrap_or_else(|| panic!("no `{name}` in\n{log}"));
+        value.split([' ', ',', '\n']).next().unwrap().trim_matches('"').parse().unwrap()
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log says so.
+    pub fn wait_for(&mut self, what: &str, check: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        while !check(&self.log()) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("expected {what}, found the end ({status}) after\n{}", self.log());
+            }
+            assert!(start.elapsed() < DEADLINE, "expected {what} in\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < DEADLINE, "expected the end, found it running after\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
