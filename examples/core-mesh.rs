@@ -119,7 +119,7 @@ impl Peer {
     fn health(&self, policy: &Policy, second: u64) -> String {
         let view = self.cooldown.view(policy, Instant::from_secs(second));
         format!(
-            "{:5}  {:8}  {:2} exchanges, {:2} spared, {} failures ({} in a row), {} cooldowns, last error: {}",
+            "{:5}  {:8}  {:2} exchanges, {:2} spared, failures {} ({} in a row), cooldowns {}, last error: {}",
             self.name,
             view.state.as_str(),
             self.exchanges,

@@ -4,8 +4,8 @@
 //! the peer is ready again, lets one probe through, and shows it all. There are three ways in:
 //!
 //! - **The program.** A proxy beside a node that cannot be changed: `holdoff run`. See the README.
-//! - **The tower layer**, [`layer`]: a Rust program with a tower service for its client (hyper-util, reqwest, tonic) gets
-//!   the cooldowns in that client.
+//! - **The tower layer**, [`layer`]: a Rust program with a tower service for its client (hyper-util, reqwest) gets the
+//!   cooldowns in that client.
 //! - **The core**, [`core`]: pure decisions without a clock, a socket or a thread, for everybody else. `now` is an argument.
 //!
 //! # Features
