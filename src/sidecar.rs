@@ -68,7 +68,7 @@ impl Sidecar {
 
 fn share(settings: Settings) -> Shared {
     let settings = Arc::new(settings);
-    let name = settings.listen.name.clone().unwrap_or_else(|| format!("holdoff-{:08x}", fastrand::u32(..)));
+    let name = settings.listen.name.clone().unwrap_or_else(|| format!("holdoff-{:08x}", clock::draw() >> 32));
     let metrics = Metrics::new(&settings.metrics, configured_hosts(&settings).into_iter());
     let attach = {
         let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&metrics));

@@ -182,6 +182,7 @@ class Readme(unittest.TestCase):
             subprocess.run([BINARY, each, "--help"], env=CLEAN, capture_output=True, text=True).stdout
             for each in sorted(commands - {"help"})
         )
+        help_text = " ".join(help_text.split())  # it is wrapped to the width of the terminal
         for variable in sorted(set(re.findall(r"HOLDOFF_[A-Z_]*[A-Z]", text))):
             self.assertIn(f"[env: {variable}", help_text, f"`{variable}` in a help text")
         ours = re.findall(r"^/?holdoff .*", shell, re.MULTILINE) + re.findall(r"`(--[a-z-]+)`", README)

@@ -121,10 +121,9 @@ impl<X: Send + Sync + 'static> Table<X> {
 
     /// Lets time pass for keys nobody asks for: a cooldown that ended by quiet time is told as ended.
     pub fn settle(&self, now: Instant) {
+        // Asking whether a key is live settles it when its deadline has passed.
         self.for_each(|entry| {
-            if entry.is_live() {
-                entry.settle(now);
-            }
+            entry.is_live(now);
         });
     }
 
@@ -194,6 +193,13 @@ impl<X: Send + Sync + 'static> Table<X> {
             *next = now.saturating_add(SWEEP_PAUSE);
         }
         freed > 0
+    }
+}
+
+/// A borrowed key finds the owned one.
+impl papaya::Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.port() == key.port() && self.scheme() == key.scheme() && self.host() == key.host()
     }
 }
 

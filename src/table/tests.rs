@@ -81,6 +81,23 @@ fn the_fast_path_and_the_lock_agree_on_a_cooling_key() {
 }
 
 #[test]
+fn a_borrowed_key_finds_the_owned_one() {
+    let (table, _) = table(10, Mode::Enforce);
+    let owned = Key::parse("https://peer.example").unwrap();
+    drop(table.admit(&owned.as_ref(), Purpose::Request, at(100)));
+    for (scheme, authority, keys) in [
+        (Scheme::Https, "PEER.example.", 1),
+        (Scheme::Http, "peer.example:443", 2),
+        (Scheme::Https, "peer.example:444", 3),
+        (Scheme::Https, "other.example", 4),
+    ] {
+        let asked = KeyRef::from_authority(scheme, authority).unwrap();
+        assert_eq!(*table.entry(&asked, at(100)).key(), asked.to_key());
+        assert_eq!(table.stats().keys, keys, "{authority}");
+    }
+}
+
+#[test]
 fn another_key_is_not_touched() {
     let (table, _) = table(10, Mode::Enforce);
     cool(&table, "peer", 5, 100);

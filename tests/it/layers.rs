@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, u8)] = &[
     ("core", 0),
     ("table", 1),
+    ("layer", 2),
     ("metrics", 2),
     ("synthetic", 2),
     ("config", 3),

@@ -25,3 +25,4 @@ mod operators;
 mod storm;
 mod support;
 mod tunnels;
+mod weight;
