@@ -165,7 +165,7 @@ impl Cooldown {
     ) {
         self.settle(policy, now, events);
         self.free_ramp_slot(admission);
-        if admission.epoch < self.released {
+        if self.is_void(admission) {
             return;
         }
         let current = admission.epoch == self.epoch;
@@ -288,6 +288,11 @@ impl Cooldown {
             Phase::Cooling if now < self.deadline() => State::Cooling,
             Phase::Cooling | Phase::Probing { .. } => State::Probing,
         }
+    }
+
+    /// Whether a release came after an admission, so that its outcome changes nothing.
+    pub const fn is_void(&self, admission: Admission) -> bool {
+        admission.epoch < self.released
     }
 
     /// Everything that is shown. Call [`Cooldown::settle`] first.
