@@ -122,8 +122,11 @@ fn complete(permit: Permit<()>, outcome: &Outcome, now: u64) {
 
 fn explore(run: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(run);
+    model.preemption_bound = Some(2);
+    let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let r = Arc::clone(&runs);
+    model.check(move || { r.fetch_add(1, std::sync::atomic::Ordering::Relaxed); run() });
+    eprintln!("{} {:?}", std::thread::current().name().unwrap(), runs);
 }
 
 #[test]

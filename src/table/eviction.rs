@@ -25,21 +25,21 @@ impl<X: Send + Sync + 'static> Shared<X> {
             return false;
         }
         let map = self.map.pin();
-        let mut candidates: Vec<_> = map
-            .keys()
+        let mut candidates: Vec<_> = self
+            .entries(&map)
             // A second owner holds a permit or is about to ask. An entry that gets one from now on is evicted all the same,
             // and what its permit learns goes to the key's next entry.
-            .filter(|slot| !slot.0.is_live() && Arc::strong_count(&slot.0) == 1)
-            .map(|slot| (slot.0.eviction_rank(), slot))
+            .filter(|entry| !entry.is_live() && Arc::strong_count(entry) == 1)
+            .map(|entry| (entry.eviction_rank(), entry))
             .collect();
         let wanted = (self.max_keys / 16).max(1).min(candidates.len());
         if let Some(last) = wanted.checked_sub(1) {
             candidates.select_nth_unstable_by_key(last, |(rank, _)| *rank);
         }
         let mut freed: u64 = 0;
-        for (_, slot) in candidates.iter().take(wanted) {
-            if slot.0.try_evict(now) {
-                self.remove(&slot.0);
+        for (_, entry) in candidates.iter().take(wanted) {
+            if entry.try_evict(now) {
+                self.remove(entry);
                 freed = freed.saturating_add(1);
             }
         }

@@ -14,8 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as Count;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-
 use crate::core::decision::{Freeze, Purpose};
 use crate::core::key::{Key, KeyRef};
 use crate::core::policy::Policy;
@@ -33,7 +31,7 @@ mod sync;
 mod word;
 
 use entry::{Claim, Common};
-use sync::{Mutex, Ordering};
+use sync::{Handover, HashState, Mutex, Ordering};
 
 pub use entry::{Entry, Observer, Quick, Report, Verdict};
 pub use permit::Permit;
@@ -51,15 +49,19 @@ pub struct Table<X> {
 
 /// What an evicted entry must still reach.
 struct Shared<X> {
-    map: papaya::HashMap<Slot<X>, (), RandomState>,
+    map: papaya::HashMap<Slot<X>, (), HashState>,
     max_keys: usize,
     attach: Box<Attach<X>>,
     common: Arc<Common<X>>,
+    handover: Handover,
     /// When the next sweep may run.
     sweep: Mutex<Instant>,
     evicted: Count,
     untracked: Count,
 }
+
+/// The map while it is read.
+type Pinned<'m, X> = papaya::HashMapRef<'m, Slot<X>, (), HashState, papaya::LocalGuard<'m>>;
 
 /// An entry in the map, found by its key, which is therefore stored once.
 struct Slot<X>(Arc<Entry<X>>);
@@ -109,10 +111,11 @@ impl<X: Send + Sync + 'static> Table<X> {
     ) -> Self {
         let common = Arc::new(Common::new(observer));
         let shared = Arc::new(Shared {
-            map: papaya::HashMap::with_hasher(RandomState::default()),
+            map: papaya::HashMap::with_hasher(HashState::default()),
             max_keys,
             attach: Box::new(attach),
             common: Arc::clone(&common),
+            handover: Handover::default(),
             sweep: Mutex::new(Instant::ZERO),
             evicted: Count::new(0),
             untracked: Count::new(0),
@@ -172,14 +175,14 @@ impl<X: Send + Sync + 'static> Table<X> {
 
     /// Every key at this moment, in no order.
     pub fn snapshots(&self, now: Instant) -> Vec<Snapshot> {
-        self.shared.map.pin().keys().map(|slot| slot.0.snapshot(now)).collect()
+        let mut snapshots = Vec::with_capacity(self.shared.map.len());
+        self.for_each(|entry| snapshots.push(entry.snapshot(now)));
+        snapshots
     }
 
     /// Calls `visit` with every entry, in no order.
     pub fn for_each(&self, mut visit: impl FnMut(&Arc<Entry<X>>)) {
-        for slot in self.shared.map.pin().keys() {
-            visit(&slot.0);
-        }
+        self.shared.entries(&self.shared.map.pin()).for_each(|entry| visit(entry));
     }
 
     /// An operator sets a cooldown, also of a key that is not known yet. `None`: no room for a new key.
@@ -218,19 +221,19 @@ impl<X: Send + Sync + 'static> Shared<X> {
         let pass = self.common.pulse.pass();
         let map = self.map.pin();
         loop {
-            let Some((slot, ())) = map.get_key_value(key) else { return Quick::Forward(pass) };
-            if let Some(quick) = slot.0.admit_free(purpose, now) {
+            let Some(entry) = self.look_up(&map, key) else { return Quick::Forward(pass) };
+            if let Some(quick) = entry.admit_free(purpose, now) {
                 return quick;
             }
-            self.remove(&slot.0);
+            self.remove(entry);
         }
     }
 
     fn complete_free(&self, key: &KeyRef<'_>, mut pass: FreePass, report: &Report<'_>) -> u64 {
         let map = self.map.pin();
         loop {
-            let settled = match (map.get_key_value(key), report.outcome) {
-                (Some((slot, ())), _) => slot.0.settle_claim(Claim::Free(pass), report),
+            let settled = match (self.look_up(&map, key), report.outcome) {
+                (Some(entry), _) => entry.settle_claim(Claim::Free(pass), report),
                 // A key that is not known has nothing to reset.
                 (None, Outcome::Success | Outcome::Connected) => return 0,
                 (None, _) => self.entry(key, report.now).settle_claim(Claim::Free(pass), report),
@@ -240,10 +243,10 @@ impl<X: Send + Sync + 'static> Shared<X> {
                 Err(back) => pass = back,
             }
             // Evicted: out of the map with it, should its evictor be slow.
-            if let Some((slot, ())) = map.get_key_value(key)
-                && slot.0.is_evicted()
+            if let Some(entry) = self.look_up(&map, key)
+                && entry.is_evicted()
             {
-                self.remove(&slot.0);
+                self.remove(entry);
             }
         }
     }
@@ -252,11 +255,11 @@ impl<X: Send + Sync + 'static> Shared<X> {
         let map = self.map.pin();
         let mut made: Option<Arc<Entry<X>>> = None;
         loop {
-            if let Some((slot, ())) = map.get_key_value(key) {
-                if !slot.0.is_evicted() {
-                    return Arc::clone(&slot.0);
+            if let Some(entry) = self.look_up(&map, key) {
+                if !entry.is_evicted() {
+                    return Arc::clone(entry);
                 }
-                self.remove(&slot.0);
+                self.remove(entry);
             }
             let entry = match made.take() {
                 Some(entry) => entry,
@@ -272,6 +275,7 @@ impl<X: Send + Sync + 'static> Shared<X> {
                     entry
                 }
             };
+            self.handover.cross();
             if map.try_insert(Slot(Arc::clone(&entry)), ()).is_ok() {
                 return entry;
             }
@@ -282,8 +286,21 @@ impl<X: Send + Sync + 'static> Shared<X> {
 
     fn find(&self, key: &Key) -> Option<Arc<Entry<X>>> {
         let map = self.map.pin();
-        let (slot, ()) = map.get_key_value(&key.as_ref())?;
-        (!slot.0.is_evicted()).then(|| Arc::clone(&slot.0))
+        let entry = self.look_up(&map, &key.as_ref())?;
+        (!entry.is_evicted()).then(|| Arc::clone(entry))
+    }
+
+    fn look_up<'m>(&self, map: &'m Pinned<'_, X>, key: &KeyRef<'_>) -> Option<&'m Arc<Entry<X>>> {
+        let (Slot(entry), ()) = map.get_key_value(key)?;
+        self.handover.cross();
+        Some(entry)
+    }
+
+    fn entries<'m>(&self, map: &'m Pinned<'_, X>) -> impl Iterator<Item = &'m Arc<Entry<X>>> {
+        map.keys().map(|Slot(entry)| {
+            self.handover.cross();
+            entry
+        })
     }
 
     /// Removed by identity: a new entry of the same key stays.
