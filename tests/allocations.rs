@@ -16,8 +16,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const NOW: Instant = Instant::from_secs(100);
-const SUCCESS: Report<'_> =
-    Report { outcome: &Outcome::Success, status: Some(200), error: None, now: NOW, draw: 0 };
+const SUCCESS: Report<'_> = Report { outcome: &Outcome::Success, status: Some(200), error: None, now: NOW, draw: 0 };
 
 /// Allocations of a thousand runs. The test harness has a thread of its own, so that the least of a few tries counts.
 fn allocations(mut run: impl FnMut()) -> usize {

@@ -62,9 +62,9 @@ fn unavailable(secs: u64) -> Outcome {
 
 impl Fixture {
     fn new(max_keys: usize) -> Self {
-        let cooldown =
-            CooldownLimits { hint_jitter: false, ramp: Duration::ZERO, ..CooldownLimits::default() };
-        let breaker = BreakerLimits { failure_threshold: 3, failure_window: Duration::ZERO, ..BreakerLimits::default() };
+        let cooldown = CooldownLimits { hint_jitter: false, ramp: Duration::ZERO, ..CooldownLimits::default() };
+        let breaker =
+            BreakerLimits { failure_threshold: 3, failure_window: Duration::ZERO, ..BreakerLimits::default() };
         let policy = Arc::new(Policy { cooldown, breaker, ..Policy::default() });
         let told = Told::default();
         Self { table: Arc::new(Table::new(max_keys, move |_| (Arc::clone(&policy), ()), told.clone())), told }
@@ -122,11 +122,8 @@ fn complete(permit: Permit<()>, outcome: &Outcome, now: u64) {
 
 fn explore(run: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let r = Arc::clone(&runs);
-    model.check(move || { r.fetch_add(1, std::sync::atomic::Ordering::Relaxed); run() });
-    eprintln!("{} {:?}", std::thread::current().name().unwrap(), runs);
+    model.preemption_bound = Some(3);
+    model.check(run);
 }
 
 #[test]

@@ -43,7 +43,11 @@ fn exchange(table: &Table<()>, key: &Key, outcome: &Outcome, now: Instant) {
 
 fn limited(secs: u64) -> Outcome {
     let hint = Hint { wait: Duration::from_secs(secs), source: Source::RetryAfterSeconds };
-    Outcome::Signal(Signal { reason: Reason::RateLimited, hint: Some(hint), received: Some("Retry-After: 3600".into()) })
+    Outcome::Signal(Signal {
+        reason: Reason::RateLimited,
+        hint: Some(hint),
+        received: Some("Retry-After: 3600".into()),
+    })
 }
 
 /// Bytes that stay allocated after `fill`, shared by `keys`.

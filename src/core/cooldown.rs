@@ -100,7 +100,8 @@ struct Live {
 impl Cooldown {
     /// A key of which nothing is known.
     pub fn new() -> Self {
-        Self::default()
+        // Not the first epoch, so that an admission can be older than it.
+        Self { epoch: 1, ..Self::default() }
     }
 
     /// Asks before something is sent.

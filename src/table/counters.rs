@@ -5,7 +5,7 @@
 //! hot, and only they pay the kilobyte.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::core::decision::Purpose;
 use crate::core::time::Instant;
@@ -14,6 +14,9 @@ const NANOS_A_SECOND: u64 = 1_000_000_000;
 
 /// Collisions after which a key counts in stripes.
 const COLLISIONS: u8 = 64;
+
+/// Set in the collisions: something else than a tunnel was asked for.
+const REQUESTS_SEEN: u8 = 1 << 7;
 
 const STRIPES: usize = 8;
 
@@ -30,8 +33,10 @@ pub(super) struct Counters {
     /// Seconds of the last admission, for eviction.
     used: AtomicU32,
     last_status: AtomicU16,
+    /// Collisions so far, and [`REQUESTS_SEEN`].
     collisions: AtomicU8,
-    requests_seen: AtomicBool,
+    /// Whether the key is in the table. It stands here because there is room.
+    pub(super) tracked: bool,
 }
 
 /// What every request may raise.
@@ -50,6 +55,10 @@ struct Stripe(Counts);
 type Which = fn(&Counts) -> &AtomicU64;
 
 impl Counters {
+    pub(super) fn new(tracked: bool) -> Self {
+        Self { tracked, ..Self::default() }
+    }
+
     pub(super) fn count_success(&self, now: Instant) {
         self.raise(|counts| &counts.successes);
         let secs = secs_of(now).max(1);
@@ -86,8 +95,8 @@ impl Counters {
         if self.used.load(Ordering::Relaxed) != secs {
             self.used.store(secs, Ordering::Relaxed);
         }
-        if purpose == Purpose::Request && !self.requests_seen.load(Ordering::Relaxed) {
-            self.requests_seen.store(true, Ordering::Relaxed);
+        if purpose == Purpose::Request && !self.requests_seen() {
+            self.collisions.fetch_or(REQUESTS_SEEN, Ordering::Relaxed);
         }
     }
 
@@ -116,7 +125,11 @@ impl Counters {
     }
 
     pub(super) fn only_tunnels(&self) -> bool {
-        !self.requests_seen.load(Ordering::Relaxed) && self.tunnels() > 0
+        !self.requests_seen() && self.tunnels() > 0
+    }
+
+    fn requests_seen(&self) -> bool {
+        self.collisions.load(Ordering::Relaxed) & REQUESTS_SEEN != 0
     }
 
     pub(super) fn last_success(&self) -> Option<Instant> {
@@ -145,9 +158,8 @@ impl Counters {
         }
         // Another thread was faster.
         count.fetch_add(1, Ordering::Relaxed);
-        let collisions = self.collisions.load(Ordering::Relaxed);
-        if collisions < COLLISIONS {
-            self.collisions.store(collisions.saturating_add(1), Ordering::Relaxed);
+        if self.collisions.load(Ordering::Relaxed) & !REQUESTS_SEEN < COLLISIONS {
+            self.collisions.fetch_add(1, Ordering::Relaxed);
         } else {
             let _ = self.stripes.set(Box::default());
         }

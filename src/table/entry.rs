@@ -107,7 +107,6 @@ pub struct Entry<X> {
     key: Key,
     common: Arc<Common<X>>,
     counters: Counters,
-    tracked: bool,
     inner: Mutex<Inner>,
     /// What the owner of the table keeps beside the key.
     attached: X,
@@ -140,7 +139,9 @@ pub(super) enum Claim {
 enum Glance {
     Evicted,
     Off,
-    Clear { epoch: u64 },
+    Clear {
+        epoch: u64,
+    },
     Refused(Mode, NotUntil),
     /// Only the lock says more.
     Locked,
@@ -158,8 +159,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             inner: Mutex::new(inner),
             common,
             key,
-            tracked,
-            counters: Counters::default(),
+            counters: Counters::new(tracked),
             attached,
         })
     }
@@ -176,7 +176,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
 
     /// Whether the key is in the table. An entry that is not remembers nothing: the table was full of live cooldowns.
     pub const fn is_tracked(&self) -> bool {
-        self.tracked
+        self.counters.tracked
     }
 
     /// The epoch, for a reader that wants to know whether anything changed.
@@ -442,8 +442,13 @@ impl<X: Send + Sync + 'static> Entry<X> {
     }
 
     /// Whether the key cools or is being tested, and is therefore never evicted.
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.word().tag(), Tag::Cooling | Tag::Probing)
+    pub(super) fn is_live(&self, now: Instant) -> bool {
+        let says_live = || matches!(self.word().tag(), Tag::Cooling | Tag::Probing);
+        if says_live() && self.deadline.load(Ordering::Acquire) <= now.as_nanos() {
+            // Quiet time may have ended it without anybody asking.
+            self.settle(now);
+        }
+        says_live()
     }
 
     pub(super) fn is_evicted(&self) -> bool {
@@ -468,7 +473,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 self.common.pulse.forget(inner.changed);
                 let word = self.word();
                 self.word.store(word.evicted().0, Ordering::Release);
-                if self.tracked {
+                if self.counters.tracked {
                     self.common.pulse.discount(word, word.evicted());
                 }
             }
@@ -484,7 +489,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         let old = self.word();
         let summary = inner.machine.summary();
         let new = Word::of(&summary, inner.policy.mode);
-        if self.tracked {
+        if self.counters.tracked {
             pulse.count(old, new);
         }
         if let Some((deadline, _)) = summary.cooling
@@ -498,7 +503,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         if new.epoch() != old.epoch() {
             inner.changed = pulse.advance();
         }
-        if self.tracked {
+        if self.counters.tracked {
             pulse.discount(old, new);
         }
     }

@@ -1,52 +1,114 @@
 //! What happens at the bound: which keys go.
+//!
+//! Every key of the table also stands in a ring. A new key at the bound looks at the next few of the ring and evicts the
+//! least useful of them, so that no request pays for a sweep over the whole table. Only where nearly every key is live the
+//! search goes on, at most once around, and then rests.
 
-use std::sync::{Arc, TryLockError};
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
+use super::entry::Entry;
+use super::sync::{Mutex, MutexGuard};
 use crate::core::time::Instant;
 
-/// After a sweep that found nothing to evict, the next one waits that long.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// Keys that could go, of which the least useful does.
+const SAMPLE: usize = 8;
+
+/// After a search that found nothing to evict, the next one waits that long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Owners of an entry that nobody uses: the map and the ring.
+const OWNERS: usize = 2;
+
+/// The keys of a table, in the order in which they are looked at.
+pub(super) struct Ring<X>(Mutex<State<X>>);
+
+struct State<X> {
+    keys: VecDeque<Arc<Entry<X>>>,
+    /// When the next search may run.
+    next: Instant,
+}
+
+impl<X: Send + Sync + 'static> Ring<X> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(State { keys: VecDeque::new(), next: Instant::ZERO }))
+    }
+
+    pub(super) fn enrol(&self, entry: Arc<Entry<X>>) {
+        let mut state = self.lock();
+        let keys = &mut state.keys;
+        if keys.len() == keys.capacity() {
+            // By an eighth instead of double: what is reserved counts for the bytes of a key.
+            keys.reserve_exact((keys.len() / 8).max(16));
+        }
+        keys.push_back(entry);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<X>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl<X: Send + Sync + 'static> Shared<X> {
-    /// Evicts the least useful keys, a 16th of the table at once so that the sweep is paid for by many insertions.
+    /// Evicts one key, if any can go.
     pub(super) fn make_room(&self, now: Instant) -> bool {
-        let mut next = match self.sweep.try_lock() {
-            Ok(next) => next,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Somebody is making room right now.
-            Err(TryLockError::WouldBlock) => return false,
-        };
+        let mut state = self.ring.lock();
         if self.map.len() < self.max_keys {
             return true;
         }
-        if now < *next {
+        if now < state.next {
             return false;
         }
-        let map = self.map.pin();
-        let mut candidates: Vec<_> = self
-            .entries(&map)
-            // A second owner holds a permit or is about to ask. An entry that gets one from now on is evicted all the same,
+        let mut best: Option<Arc<Entry<X>>> = None;
+        let mut sampled: usize = 0;
+        for _ in 0..state.keys.len() {
+            let Some(entry) = state.keys.pop_front() else { break };
+            // A further owner holds a permit or is about to ask. An entry that gets one from now on is evicted all the same,
             // and what its permit learns goes to the key's next entry.
-            .filter(|entry| !entry.is_live() && Arc::strong_count(entry) == 1)
-            .map(|entry| (entry.eviction_rank(), entry))
-            .collect();
-        let wanted = (self.max_keys / 16).max(1).min(candidates.len());
-        if let Some(last) = wanted.checked_sub(1) {
-            candidates.select_nth_unstable_by_key(last, |(rank, _)| *rank);
-        }
-        let mut freed: u64 = 0;
-        for (_, entry) in candidates.iter().take(wanted) {
-            if entry.try_evict(now) {
-                self.remove(entry);
-                freed = freed.saturating_add(1);
+            if Arc::strong_count(&entry) > OWNERS || entry.is_live(now) {
+                state.keys.push_back(entry);
+                continue;
+            }
+            let worse = match best.take() {
+                Some(other) if other.eviction_rank() <= entry.eviction_rank() => {
+                    best = Some(other);
+                    Some(entry)
+                }
+                other => {
+                    best = Some(entry);
+                    other
+                }
+            };
+            state.keys.extend(worse);
+            sampled = sampled.saturating_add(1);
+            if sampled >= SAMPLE
+                && let Some(entry) = best.take()
+            {
+                if self.evict(&entry, now) {
+                    return true;
+                }
+                state.keys.push_back(entry);
+                sampled = 0;
             }
         }
-        self.count_evicted(freed);
-        if freed == 0 {
-            *next = now.saturating_add(SWEEP_PAUSE);
+        if let Some(entry) = best {
+            if self.evict(&entry, now) {
+                return true;
+            }
+            state.keys.push_back(entry);
         }
-        freed > 0
+        state.next = now.saturating_add(PAUSE);
+        false
+    }
+
+    fn evict(&self, entry: &Arc<Entry<X>>, now: Instant) -> bool {
+        let evicted = entry.try_evict(now);
+        if evicted {
+            self.remove(entry);
+            self.count_evicted();
+        }
+        evicted
     }
 }

@@ -31,7 +31,8 @@ mod sync;
 mod word;
 
 use entry::{Claim, Common};
-use sync::{Handover, HashState, Mutex, Ordering};
+use eviction::Ring;
+use sync::{Handover, HashState, Ordering};
 
 pub use entry::{Entry, Observer, Quick, Report, Verdict};
 pub use permit::Permit;
@@ -54,8 +55,7 @@ struct Shared<X> {
     attach: Box<Attach<X>>,
     common: Arc<Common<X>>,
     handover: Handover,
-    /// When the next sweep may run.
-    sweep: Mutex<Instant>,
+    ring: Ring<X>,
     evicted: Count,
     untracked: Count,
 }
@@ -116,7 +116,7 @@ impl<X: Send + Sync + 'static> Table<X> {
             attach: Box::new(attach),
             common: Arc::clone(&common),
             handover: Handover::default(),
-            sweep: Mutex::new(Instant::ZERO),
+            ring: Ring::new(),
             evicted: Count::new(0),
             untracked: Count::new(0),
         });
@@ -277,6 +277,7 @@ impl<X: Send + Sync + 'static> Shared<X> {
             };
             self.handover.cross();
             if map.try_insert(Slot(Arc::clone(&entry)), ()).is_ok() {
+                self.ring.enrol(Arc::clone(&entry));
                 return entry;
             }
             // Another thread made one.
@@ -308,8 +309,8 @@ impl<X: Send + Sync + 'static> Shared<X> {
         let _ = self.map.pin().remove_if(&entry.key().as_ref(), |slot, ()| Arc::ptr_eq(&slot.0, entry));
     }
 
-    fn count_evicted(&self, freed: u64) {
-        self.evicted.fetch_add(freed, Ordering::Relaxed);
+    fn count_evicted(&self) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
     }
 }
 

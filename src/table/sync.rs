@@ -5,9 +5,9 @@
 //! the map hands entries over properly is papaya's to prove, and [`Handover`] tells loom so.
 
 #[cfg(holdoff_loom)]
-pub(super) use explored::{AtomicU64, HashState, Handover, Mutex, MutexGuard, Ordering};
+pub(super) use explored::{AtomicU64, Handover, HashState, Mutex, MutexGuard, Ordering};
 #[cfg(not(holdoff_loom))]
-pub(super) use real::{AtomicU64, HashState, Handover, Mutex, MutexGuard, Ordering};
+pub(super) use real::{AtomicU64, Handover, HashState, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(holdoff_loom))]
 mod real {
