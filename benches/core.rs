@@ -5,7 +5,6 @@
 //! keeps the entry, as a connection does that goes on asking for one host. With two threads the figure is the time of one
 //! exchange on each of them, while the other does the same.
 
-#![allow(missing_docs, reason = "made by Criterion's macros")]
 #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, reason = "a bench")]
 
 use std::hint::black_box;

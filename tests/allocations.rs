@@ -1,5 +1,7 @@
 //! The request path allocates nothing, on a clear key and on a cooling one.
 
+#![expect(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test may panic")]
+
 use std::alloc::System;
 use std::sync::Arc;
 use std::time::Duration;

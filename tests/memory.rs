@@ -1,5 +1,7 @@
 //! What a key costs, and that the bound holds with a million hosts. Prints its figures: `cargo test --test memory -- --nocapture`.
 
+#![expect(clippy::arithmetic_side_effects, clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
+
 use std::alloc::System;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +57,7 @@ fn bytes_a_key(keys: u32, fill: impl FnOnce()) -> usize {
     let region = Region::new(ALLOCATOR);
     fill();
     let change = region.change();
-    let grown = change.bytes_allocated - change.bytes_deallocated;
-    grown / keys as usize
+    (change.bytes_allocated - change.bytes_deallocated) / keys as usize
 }
 
 /// One test, because the allocator counts for the whole process.

@@ -115,7 +115,7 @@ impl<X: Send + Sync + 'static> Table<X> {
             max_keys,
             attach: Box::new(attach),
             common: Arc::clone(&common),
-            handover: Handover::default(),
+            handover: Handover::new(),
             ring: Ring::new(),
             evicted: Count::new(0),
             untracked: Count::new(0),
@@ -181,8 +181,8 @@ impl<X: Send + Sync + 'static> Table<X> {
     }
 
     /// Calls `visit` with every entry, in no order.
-    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Entry<X>>)) {
-        self.shared.entries(&self.shared.map.pin()).for_each(|entry| visit(entry));
+    pub fn for_each(&self, visit: impl FnMut(&Arc<Entry<X>>)) {
+        self.shared.entries(&self.shared.map.pin()).for_each(visit);
     }
 
     /// An operator sets a cooldown, also of a key that is not known yet. `None`: no room for a new key.

@@ -17,10 +17,13 @@ mod real {
     pub(in crate::table) use foldhash::fast::RandomState as HashState;
 
     /// Marks where an entry goes through the map.
-    #[derive(Default)]
     pub(in crate::table) struct Handover;
 
     impl Handover {
+        pub(in crate::table) const fn new() -> Self {
+            Self
+        }
+
         #[expect(clippy::unused_self, reason = "loom's needs it")]
         pub(in crate::table) const fn cross(&self) {}
     }
@@ -81,10 +84,13 @@ mod explored {
 
     /// Whoever crosses sees what was done before earlier crossings: crossed before an entry goes into the map, and after
     /// one was found there.
-    #[derive(Default)]
     pub(in crate::table) struct Handover(Loom);
 
     impl Handover {
+        pub(in crate::table) fn new() -> Self {
+            Self(Loom::new(0))
+        }
+
         pub(in crate::table) fn cross(&self) {
             self.0.fetch_add(1, Ordering::AcqRel);
         }
