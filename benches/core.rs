@@ -6,6 +6,7 @@
 //! exchange on each of them, while the other does the same.
 
 #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, reason = "a bench")]
+#![expect(clippy::cast_possible_truncation, reason = "figures far below 32 bits")]
 
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};

@@ -7,6 +7,7 @@
 //! Within two minutes on two cores, the build included. Without that flag this file is empty.
 
 #![cfg(holdoff_loom)]
+#![expect(clippy::arithmetic_side_effects, clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -270,7 +271,7 @@ fn a_permit_of_an_entry_that_is_evicted_under_it_still_counts() {
         if fixture.table.stats().untracked == 0 {
             assert_eq!(fixture.refused("peer", 102).until, at(161));
         }
-        assert!(fixture.table.stats().keys <= 3);
+        assert!(fixture.table.stats().keys <= 2);
     });
 }
 

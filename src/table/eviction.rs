@@ -27,15 +27,24 @@ pub(super) struct Ring<X>(Mutex<State<X>>);
 
 struct State<X> {
     keys: VecDeque<Arc<Entry<X>>>,
+    /// Places taken: keys of the table, and those about to be.
+    taken: usize,
     /// When the next search may run.
     next: Instant,
 }
 
 impl<X: Send + Sync + 'static> Ring<X> {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { keys: VecDeque::new(), next: Instant::ZERO }))
+        Self(Mutex::new(State { keys: VecDeque::new(), taken: 0, next: Instant::ZERO }))
     }
 
+    /// Gives a place back that was taken for a key which another thread has brought.
+    pub(super) fn give_back(&self) {
+        let mut state = self.lock();
+        state.taken = state.taken.saturating_sub(1);
+    }
+
+    /// A key for which a place was taken is in the table.
     pub(super) fn enrol(&self, entry: Arc<Entry<X>>) {
         let mut state = self.lock();
         let keys = &mut state.keys;
@@ -52,10 +61,11 @@ impl<X: Send + Sync + 'static> Ring<X> {
 }
 
 impl<X: Send + Sync + 'static> Shared<X> {
-    /// Evicts one key, if any can go.
-    pub(super) fn make_room(&self, now: Instant) -> bool {
+    /// Takes a place for a new key; at the bound that of another, if any can go.
+    pub(super) fn take_place(&self, now: Instant) -> bool {
         let mut state = self.ring.lock();
-        if self.map.len() < self.max_keys {
+        if state.taken < self.max_keys {
+            state.taken = state.taken.saturating_add(1);
             return true;
         }
         if now < state.next {

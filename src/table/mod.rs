@@ -257,6 +257,9 @@ impl<X: Send + Sync + 'static> Shared<X> {
         loop {
             if let Some(entry) = self.look_up(&map, key) {
                 if !entry.is_evicted() {
+                    if made.is_some() {
+                        self.ring.give_back();
+                    }
                     return Arc::clone(entry);
                 }
                 self.remove(entry);
@@ -264,7 +267,7 @@ impl<X: Send + Sync + 'static> Shared<X> {
             let entry = match made.take() {
                 Some(entry) => entry,
                 None => {
-                    let room = map.len() < self.max_keys || self.make_room(now);
+                    let room = self.take_place(now);
                     let key = key.to_key();
                     let (policy, attached) = (self.attach)(&key);
                     let entry = Entry::new(key, policy, attached, Arc::clone(&self.common), room);

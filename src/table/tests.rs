@@ -360,7 +360,7 @@ fn mode_off_takes_nothing_from_a_pass() {
 
 #[test]
 fn what_an_evicted_entry_is_told_goes_to_the_next_one() {
-    let (table, _) = table(1, Mode::Enforce);
+    let (table, _) = table(10, Mode::Enforce);
     let permit = forward(&table, "peer", 100);
     let entry = Arc::clone(permit.entry());
     assert!(entry.try_evict(at(100)) && !entry.try_evict(at(100)));
@@ -391,4 +391,48 @@ fn a_cooldown_over_by_quiet_time_makes_room() {
     drop(forward(&table, "new", 10_000));
     assert!(table.find(&name("new")).is_some());
     assert_eq!(table.stats().live, 0);
+}
+
+#[test]
+fn two_threads_at_a_full_table_leave_the_counts_right() {
+    let (table, _) = table(4, Mode::Enforce);
+    let work = |seed: u64| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for now in 100..20_000 {
+            let host = format!("peer{}", random.u8(..8));
+            let outcome = match random.u8(..16) {
+                0 => limited(1),
+                1 => hintless(),
+                2 => Outcome::Failing(Failure::Refused),
+                3 => Outcome::Answered,
+                _ => Outcome::Success,
+            };
+            match random.u8(..8) {
+                0 => drop(admit(&table, &host, now)),
+                1 => drop(table.release(&name(&host), at(now))),
+                2 => drop(table.freeze(&name(&host), Duration::from_secs(2), at(now))),
+                3 | 4 => {
+                    if let Verdict::Forward(permit) = admit(&table, &host, now) {
+                        permit.complete(&outcome, None, Some("a line"), at(now), now);
+                    }
+                }
+                _ => match table.admit_free(&name(&host).as_ref(), Purpose::Request, at(now)) {
+                    Quick::Forward(pass) => complete_free(&table, &host, pass, &outcome, now),
+                    Quick::Other(Verdict::Forward(permit)) => {
+                        permit.complete(&outcome, None, None, at(now), now);
+                    }
+                    _ => {}
+                },
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(1));
+        scope.spawn(|| work(2));
+    });
+    assert!(table.stats().keys <= 4, "{:?}", table.stats());
+    table.release_all(at(30_000));
+    table.for_each(|entry| entry.settle(at(40_000)));
+    assert_eq!(table.stats().live, 0);
+    assert!(table.nothing_live().is_some());
 }
