@@ -100,7 +100,8 @@ struct Live {
 impl Cooldown {
     /// A key of which nothing is known.
     pub fn new() -> Self {
-        Self::default()
+        // Not the first epoch, so that an admission can be older than it.
+        Self { epoch: 1, ..Self::default() }
     }
 
     /// Asks before something is sent.
@@ -165,7 +166,7 @@ impl Cooldown {
     ) {
         self.settle(policy, now, events);
         self.free_ramp_slot(admission);
-        if admission.epoch < self.released {
+        if self.is_void(admission) {
             return;
         }
         let current = admission.epoch == self.epoch;
@@ -288,6 +289,11 @@ impl Cooldown {
             Phase::Cooling if now < self.deadline() => State::Cooling,
             Phase::Cooling | Phase::Probing { .. } => State::Probing,
         }
+    }
+
+    /// Whether a release came after an admission, so that its outcome changes nothing.
+    pub const fn is_void(&self, admission: Admission) -> bool {
+        admission.epoch < self.released
     }
 
     /// Everything that is shown. Call [`Cooldown::settle`] first.

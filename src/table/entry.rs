@@ -2,15 +2,24 @@
 //! requests need to know.
 //!
 //! The word holds the epoch, the mode and what is going on; the deadline stands beside it. Both are written under the lock
-//! after every change. A reader of a clear key needs one load. A reader of a cooling key loads word, deadline, word: when
-//! the word did not change, the deadline belongs to it, or is a later one of the same cooldown.
+//! after every change. A reader of a clear key needs one load. A reader of a cooling key loads word, deadline, word: a
+//! writer that changes the deadline first makes the word say that only the lock knows, so that a deadline that belongs to
+//! another word is never paired with this one. (Two extensions of one cooldown that end with the word of before may pass
+//! for one; the deadline read is then one that the same cooldown had.)
+//!
+//! An entry may be evicted while somebody holds it: that is decided under the lock, and the word says so for good. Such an
+//! entry admits nothing, and what it is told goes on to the entry that the table has by now, so that no signal is lost.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use super::Shared;
+use super::counters::Counters;
 use super::permit::Permit;
+use super::pulse::{FreePass, Pulse};
 use super::snapshot::Snapshot;
+use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use super::word::{Tag, Word};
 use crate::core::cooldown::{Cooldown, Event, Events};
 use crate::core::decision::{Admission, AdmissionKind, Decision, Freeze, NotUntil, Purpose, Reason, State};
 use crate::core::key::Key;
@@ -43,65 +52,115 @@ pub enum Verdict<X: Send + Sync + 'static> {
     ShortCircuit(NotUntil),
 }
 
-/// One key of a table.
+/// What an entry answers without giving a share of itself away where that is not needed.
+#[derive(Debug)]
+#[must_use]
+pub enum Quick<X: Send + Sync + 'static> {
+    /// Send it, and tell `complete_free` what became of it.
+    Forward(FreePass),
+    /// Do not send it.
+    ShortCircuit(NotUntil),
+    /// Anything rarer.
+    Other(Verdict<X>),
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// The outcome.
+    pub outcome: &'a Outcome,
+    /// The status of the response, when there was one.
+    pub status: Option<u16>,
+    /// One line for people about a signal or failure.
+    pub error: Option<&'a str>,
+    /// The arrival of the response head.
+    pub now: Instant,
+    /// A random word.
+    pub draw: u64,
+}
+
+/// What the entries of one table share.
+pub(super) struct Common<X> {
+    pub(super) pulse: Pulse,
+    observer: Box<dyn Observer<X>>,
+    /// The table, to find the entry that took the place of an evicted one.
+    home: OnceLock<Weak<Shared<X>>>,
+}
+
+impl<X> Common<X> {
+    pub(super) fn new(observer: impl Observer<X> + 'static) -> Self {
+        Self { pulse: Pulse::new(), observer: Box::new(observer), home: OnceLock::new() }
+    }
+
+    pub(super) fn set_home(&self, home: Weak<Shared<X>>) {
+        let _ = self.home.set(home);
+    }
+}
+
+/// One key of a table. What a look-up of a clear key reads stands first and together.
+#[repr(C)]
 pub struct Entry<X> {
-    key: Key,
-    /// See [`Word`].
+    /// See [`Word`]. Written under the lock only.
     word: AtomicU64,
     /// Nanoseconds of the live deadline; only meaningful while the word says cooling.
     deadline: AtomicU64,
+    key: Key,
+    common: Arc<Common<X>>,
+    counters: Counters,
     inner: Mutex<Inner>,
     /// What the owner of the table keeps beside the key.
     attached: X,
-    observer: Arc<dyn Observer<X>>,
-    tracked: bool,
-    /// Seconds of the last admission, for eviction.
-    used: AtomicU64,
-    counters: Counters,
 }
 
 struct Inner {
     machine: Cooldown,
     policy: Arc<Policy>,
-    last_error: Option<Arc<str>>,
-    /// Counts the texts of `last_error`, so that a body that arrives late does not decorate a newer error.
-    errors: u64,
+    last_error: Option<Box<LastError>>,
+    /// The table's era at the last change of the epoch.
+    changed: u64,
+    /// The table's era at the last release.
+    released: u64,
 }
 
-/// What is counted without the lock.
-#[derive(Debug, Default)]
-struct Counters {
-    successes: AtomicU64,
-    /// Successes at the last signal or failure.
-    successes_before: AtomicU64,
-    short_circuited: AtomicU64,
-    would_have: AtomicU64,
-    tunnels: AtomicU64,
-    requests_seen: AtomicBool,
-    last_success: AtomicU64,
-    last_status: AtomicU16,
+struct LastError {
+    line: Arc<str>,
+    /// Counts them, so that a body that arrives late does not decorate a newer error.
+    number: u64,
+}
+
+/// By what an outcome is handed back.
+#[derive(Debug)]
+pub(super) enum Claim {
+    Held(Admission),
+    Free(FreePass),
+}
+
+/// What the word and the deadline say without the lock.
+enum Glance {
+    Evicted,
+    Off,
+    Clear {
+        epoch: u64,
+    },
+    Refused(Mode, NotUntil),
+    /// Only the lock says more.
+    Locked,
 }
 
 impl<X: Send + Sync + 'static> Entry<X> {
-    pub(super) fn new(
-        key: Key,
-        policy: Arc<Policy>,
-        attached: X,
-        observer: Arc<dyn Observer<X>>,
-        tracked: bool,
-    ) -> Arc<Self> {
-        let inner = Inner { machine: Cooldown::new(), policy, last_error: None, errors: 0 };
-        let word = Word::of(&inner);
+    pub(super) fn new(key: Key, policy: Arc<Policy>, attached: X, common: Arc<Common<X>>, tracked: bool) -> Arc<Self> {
+        let machine = Cooldown::new();
+        let word = Word::of(&machine.summary(), policy.mode);
+        let changed = common.pulse.forgotten();
+        let inner = Inner { machine, policy, last_error: None, changed, released: 0 };
         Arc::new(Self {
-            key,
             word: AtomicU64::new(word.0),
             deadline: AtomicU64::new(0),
             inner: Mutex::new(inner),
+            common,
+            key,
+            counters: Counters::new(tracked),
             attached,
-            observer,
-            tracked,
-            used: AtomicU64::new(0),
-            counters: Counters::default(),
         })
     }
 
@@ -117,49 +176,73 @@ impl<X: Send + Sync + 'static> Entry<X> {
 
     /// Whether the key is in the table. An entry that is not remembers nothing: the table was full of live cooldowns.
     pub const fn is_tracked(&self) -> bool {
-        self.tracked
+        self.counters.tracked
     }
 
     /// The epoch, for a reader that wants to know whether anything changed.
     pub fn epoch(&self) -> u64 {
-        Word(self.word.load(Ordering::Acquire)).epoch()
+        self.word().epoch()
     }
 
     /// Asks before something is sent. `None`: the key was evicted meanwhile; look it up again.
     pub(super) fn admit(self: &Arc<Self>, purpose: Purpose, now: Instant) -> Option<Verdict<X>> {
-        self.touch(purpose, now);
-        let word = Word(self.word.load(Ordering::Acquire));
-        match (word.tag(), word.mode()) {
-            (Tag::Evicted, _) => None,
-            (_, Mode::Off) if !word.frozen() => Some(Verdict::Pass),
-            (Tag::Clear, _) => {
-                let admission = Admission { epoch: word.epoch(), kind: AdmissionKind::Plain, purpose };
+        self.counters.touch(purpose, now);
+        match self.glance(now) {
+            Glance::Evicted => None,
+            Glance::Off => Some(Verdict::Pass),
+            Glance::Clear { epoch } => {
+                let admission = Admission { epoch, kind: AdmissionKind::Plain, purpose };
                 Some(Verdict::Forward(Permit::new(Arc::clone(self), admission)))
             }
+            Glance::Refused(mode, refusal) => Some(self.refuse(mode, refusal)),
+            Glance::Locked => self.admit_locked(purpose, now),
+        }
+    }
+
+    /// Asks before something is sent, by an entry that the caller keeps. An ordinary admission costs no write to shared
+    /// memory. `None`: the key was evicted; ask the table.
+    pub fn admit_free(self: &Arc<Self>, purpose: Purpose, now: Instant) -> Option<Quick<X>> {
+        // Before the word is read, see `pulse`.
+        let pass = self.common.pulse.pass();
+        self.counters.touch(purpose, now);
+        Some(match self.glance(now) {
+            Glance::Evicted => return None,
+            Glance::Off => Quick::Other(Verdict::Pass),
+            Glance::Clear { .. } => Quick::Forward(pass),
+            Glance::Refused(mode, refusal) => match self.refuse(mode, refusal) {
+                Verdict::ShortCircuit(refusal) => Quick::ShortCircuit(refusal),
+                other => Quick::Other(other),
+            },
+            Glance::Locked => match self.admit_locked(purpose, now)? {
+                Verdict::ShortCircuit(refusal) => Quick::ShortCircuit(refusal),
+                other => Quick::Other(other),
+            },
+        })
+    }
+
+    fn glance(&self, now: Instant) -> Glance {
+        let word = self.word();
+        match (word.tag(), word.mode()) {
+            (Tag::Evicted, _) => Glance::Evicted,
+            (_, Mode::Off) if !word.frozen() => Glance::Off,
+            (Tag::Clear, _) => Glance::Clear { epoch: word.epoch() },
             (Tag::Cooling, mode) if mode == Mode::Enforce || !word.frozen() => {
                 let deadline = Instant::from_nanos(self.deadline.load(Ordering::Acquire));
-                if now >= deadline || self.word.load(Ordering::Acquire) != word.0 {
-                    return self.admit_locked(purpose, now);
+                if now >= deadline || self.word() != word {
+                    return Glance::Locked;
                 }
-                let refusal = NotUntil {
-                    until: deadline,
-                    wait: deadline.saturating_since(now),
-                    reason: word.reason(),
-                    state: State::Cooling,
-                };
-                Some(self.refuse(mode, refusal))
+                let wait = deadline.saturating_since(now);
+                let refusal = NotUntil { until: deadline, wait, reason: word.reason(), state: State::Cooling };
+                Glance::Refused(mode, refusal)
             }
-            _ => self.admit_locked(purpose, now),
+            _ => Glance::Locked,
         }
     }
 
     fn admit_locked(self: &Arc<Self>, purpose: Purpose, now: Instant) -> Option<Verdict<X>> {
         let mut events = Events::default();
         let (mode, frozen, decision) = {
-            let mut inner = self.lock();
-            if Word(self.word.load(Ordering::Acquire)).tag() == Tag::Evicted {
-                return None;
-            }
+            let mut inner = self.lock_kept()?;
             let mode = inner.policy.mode;
             let frozen = inner.machine.summary().frozen_until.filter(|until| now < *until);
             let decision = match (mode, frozen) {
@@ -168,7 +251,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 _ => {
                     let Inner { machine, policy, .. } = &mut *inner;
                     let decision = machine.admit(policy, purpose, now, &mut events);
-                    self.publish(&inner);
+                    self.publish(&mut inner);
                     Some(decision)
                 }
             };
@@ -177,7 +260,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         self.tell(&events, now);
         Some(match (decision, frozen) {
             (Some(Decision::ShortCircuit(refusal)), Some(until)) if mode != Mode::Enforce => {
-                self.counters.short_circuited.fetch_add(1, Ordering::Relaxed);
+                self.counters.count_short_circuit();
                 let wait = until.saturating_since(now);
                 Verdict::ShortCircuit(NotUntil { until, wait, reason: Reason::Manual, ..refusal })
             }
@@ -189,72 +272,80 @@ impl<X: Send + Sync + 'static> Entry<X> {
 
     fn refuse(&self, mode: Mode, refusal: NotUntil) -> Verdict<X> {
         if mode == Mode::Enforce {
-            self.counters.short_circuited.fetch_add(1, Ordering::Relaxed);
+            self.counters.count_short_circuit();
             Verdict::ShortCircuit(refusal)
         } else {
-            self.counters.would_have.fetch_add(1, Ordering::Relaxed);
+            self.counters.count_would_have();
             Verdict::WouldHave(refusal)
         }
     }
 
-    /// Hands an admission back. `error` is one line about a signal or failure; the number returned names it for
-    /// [`Entry::add_error_body`].
-    pub(super) fn complete(
-        &self,
-        admission: Admission,
-        outcome: &Outcome,
-        status: Option<u16>,
-        error: Option<&str>,
-        now: Instant,
-        draw: u64,
-    ) -> u64 {
-        if Word(self.word.load(Ordering::Acquire)).mode() == Mode::Off {
+    /// Hands an admission back. The number returned names the error for [`Entry::add_error_body`].
+    pub(super) fn complete(&self, admission: Admission, report: &Report<'_>) -> u64 {
+        self.settle_claim(Claim::Held(admission), report).unwrap_or_else(|pass| self.complete_at_home(pass, report))
+    }
+
+    /// Hands back a pass of this key. The number returned names the error for [`Entry::add_error_body`], 0 when there is
+    /// none.
+    pub fn complete_free(&self, pass: FreePass, report: &Report<'_>) -> u64 {
+        self.settle_claim(Claim::Free(pass), report).unwrap_or_else(|pass| self.complete_at_home(pass, report))
+    }
+
+    /// # Errors
+    /// The entry was evicted: the pass is for the one that the table has by now.
+    pub(super) fn settle_claim(&self, claim: Claim, report: &Report<'_>) -> Result<u64, FreePass> {
+        let &Report { outcome, status, error, now, draw } = report;
+        if self.word().mode() == Mode::Off {
             // It was admitted before the mode was changed. Off feeds nothing (SPEC 4.5); a slot is freed all the same.
-            self.cancel(admission);
-            return 0;
+            if let Claim::Held(admission) = claim {
+                self.cancel(admission);
+            }
+            return Ok(0);
         }
-        if let Some(status) = status
-            && self.counters.last_status.load(Ordering::Relaxed) != status
-        {
-            self.counters.last_status.store(status, Ordering::Relaxed);
+        if let Some(status) = status {
+            self.counters.note_status(status);
         }
         if matches!(outcome, Outcome::Success | Outcome::Connected) {
-            self.counters.successes.fetch_add(1, Ordering::Relaxed);
-            // A second is precise enough for people and saves a write on most requests.
-            let last = self.counters.last_success.load(Ordering::Relaxed);
-            if now.as_nanos().saturating_sub(last) > 1_000_000_000 || last == 0 {
-                self.counters.last_success.store(now.as_nanos(), Ordering::Relaxed);
-            }
+            self.counters.count_success(now);
         }
-        if admission.kind() == AdmissionKind::Plain && self.says_nothing(admission, outcome) {
-            return 0;
+        if self.says_nothing(&claim, outcome) {
+            return Ok(0);
         }
         let mut events = Events::default();
         let number = {
             let mut inner = self.lock();
+            if self.word().tag() == Tag::Evicted {
+                return inner.pass_of(claim).map_or(Ok(0), Err);
+            }
+            let Some(admission) = inner.admission_of(&claim) else { return Ok(0) };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.observe(policy, admission, outcome, now, draw, &mut events);
             if matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_)) {
-                let successes = self.counters.successes.load(Ordering::Relaxed);
-                self.counters.successes_before.store(successes, Ordering::Relaxed);
+                self.counters.end_row();
             }
-            if let Some(error) = error {
-                inner.errors = inner.errors.saturating_add(1);
-                inner.last_error = Some(error.into());
-            }
-            self.publish(&inner);
-            inner.errors
+            self.publish(&mut inner);
+            error.map_or(0, |line| inner.note_error(line))
         };
         self.tell(&events, now);
-        number
+        Ok(number)
+    }
+
+    fn complete_at_home(&self, pass: FreePass, report: &Report<'_>) -> u64 {
+        self.home().map_or(0, |home| home.complete_free(&self.key.as_ref(), pass, report))
     }
 
     /// Whether an outcome of an ordinary request changes nothing, so that the lock is not needed.
-    fn says_nothing(&self, admission: Admission, outcome: &Outcome) -> bool {
-        let word = Word(self.word.load(Ordering::Acquire));
+    fn says_nothing(&self, claim: &Claim, outcome: &Outcome) -> bool {
+        let epoch = match claim {
+            Claim::Held(admission) if admission.kind() == AdmissionKind::Plain => Some(admission.epoch()),
+            Claim::Held(_) => return false,
+            Claim::Free(_) => None,
+        };
         match outcome {
             Outcome::Success | Outcome::Connected => {
-                admission.epoch() != word.epoch() || (word.tag() == Tag::Clear && !word.success_matters())
+                let word = self.word();
+                // Whoever was admitted in clear is older in every other state.
+                !word.owes_success() || epoch.is_some_and(|epoch| epoch != word.epoch())
             }
             Outcome::Answered | Outcome::Neutral => true,
             Outcome::Signal(_) | Outcome::Failing(_) => false,
@@ -265,47 +356,57 @@ impl<X: Send + Sync + 'static> Entry<X> {
         if admission.kind() == AdmissionKind::Plain {
             return;
         }
-        let mut events = Events::default();
-        {
-            let mut inner = self.lock();
-            let Inner { machine, policy, .. } = &mut *inner;
-            machine.cancel(policy, admission, &mut events);
-            self.publish(&inner);
-        }
         // Freeing a slot is timed by the probe's start, so that no clock is needed here.
-        self.tell(&events, Instant::ZERO);
+        self.change(Instant::ZERO, |machine, policy, events| machine.cancel(policy, admission, events));
     }
 
     /// Adds the first bytes of a throttling answer's body to the error that [`Permit::complete`] numbered, unless a newer
     /// error has come.
     pub fn add_error_body(&self, number: u64, body: &str) {
         let mut inner = self.lock();
-        if number != 0
-            && inner.errors == number
-            && let Some(line) = &inner.last_error
+        if let Some(last) = &mut inner.last_error
+            && last.number == number
         {
-            inner.last_error = Some(format!("{line}: {body}").into());
+            last.line = format!("{}: {body}", last.line).into();
         }
     }
 
     /// One line about the last signal or failure.
     pub fn last_error(&self) -> Option<Arc<str>> {
-        self.lock().last_error.clone()
+        self.lock().last_error_line()
     }
 
     /// Counts a CONNECT tunnel that was opened.
     pub fn count_tunnel(&self) {
-        self.counters.tunnels.fetch_add(1, Ordering::Relaxed);
+        self.counters.count_tunnel();
     }
 
     /// An operator sets a cooldown.
     pub fn freeze(&self, length: Duration, now: Instant) -> Freeze {
-        self.change(now, |machine, policy, events| machine.freeze(policy, length, now, events))
+        if let Some(result) = self.change(now, |machine, policy, events| machine.freeze(policy, length, now, events)) {
+            return result;
+        }
+        match self.home() {
+            Some(home) => home.entry(&self.key.as_ref(), now).freeze(length, now),
+            // There is no table any more, hence nothing to freeze.
+            None => Freeze::AlreadyLonger { until: now },
+        }
     }
 
     /// An operator ends the cooldown; says whether there was one.
     pub fn release(&self, now: Instant) -> bool {
-        self.change(now, |machine, policy, events| machine.release(policy, now, events))
+        let mut events = Events::default();
+        let Some(mut inner) = self.lock_kept() else {
+            let current = self.home().and_then(|home| home.find(&self.key));
+            return current.is_some_and(|entry| entry.release(now));
+        };
+        let Inner { machine, policy, .. } = &mut *inner;
+        let live = machine.release(policy, now, &mut events);
+        self.publish(&mut inner);
+        inner.released = inner.changed;
+        drop(inner);
+        self.tell(&events, now);
+        live
     }
 
     /// Other settings from now on. What the key knows stays (SPEC 4.5), and so does a deadline that they would not have set.
@@ -314,11 +415,11 @@ impl<X: Send + Sync + 'static> Entry<X> {
     pub fn set_policy(&self, policy: Arc<Policy>, now: Instant) {
         let mut events = Events::default();
         {
-            let mut inner = self.lock();
+            let Some(mut inner) = self.lock_kept() else { return };
             let Inner { machine, policy: old, .. } = &mut *inner;
             machine.settle(old, now, &mut events);
             *old = policy;
-            self.publish(&inner);
+            self.publish(&mut inner);
         }
         self.tell(&events, now);
     }
@@ -332,71 +433,71 @@ impl<X: Send + Sync + 'static> Entry<X> {
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         self.settle(now);
         let inner = self.lock();
-        let view = inner.machine.view(&inner.policy, now);
-        let successes = self.counters.successes.load(Ordering::Relaxed);
-        let last_success = self.counters.last_success.load(Ordering::Relaxed);
-        let last_status = self.counters.last_status.load(Ordering::Relaxed);
         Snapshot {
             key: self.key.clone(),
             mode: inner.policy.mode,
-            view,
-            last_error: inner.last_error.clone(),
-            last_status: (last_status != 0).then_some(last_status),
-            last_success: (last_success != 0).then_some(Instant::from_nanos(last_success)),
-            successes,
-            successes_in_row: successes.saturating_sub(self.counters.successes_before.load(Ordering::Relaxed)),
-            short_circuited: self.counters.short_circuited.load(Ordering::Relaxed),
-            would_have: self.counters.would_have.load(Ordering::Relaxed),
-            tunnels: self.counters.tunnels.load(Ordering::Relaxed),
-            only_tunnels: !self.counters.requests_seen.load(Ordering::Relaxed)
-                && self.counters.tunnels.load(Ordering::Relaxed) > 0,
+            view: inner.machine.view(&inner.policy, now),
+            last_error: inner.last_error_line(),
+            last_status: self.counters.last_status(),
+            last_success: self.counters.last_success(),
+            successes: self.counters.successes(),
+            successes_in_row: self.counters.successes_in_row(),
+            short_circuited: self.counters.short_circuited(),
+            would_have: self.counters.would_have(),
+            tunnels: self.counters.tunnels(),
+            only_tunnels: self.counters.only_tunnels(),
         }
     }
 
-    fn change<T>(&self, now: Instant, change: impl FnOnce(&mut Cooldown, &Policy, &mut Events) -> T) -> T {
+    /// Changes the machine, unless the entry was evicted.
+    fn change<T>(&self, now: Instant, change: impl FnOnce(&mut Cooldown, &Policy, &mut Events) -> T) -> Option<T> {
         let mut events = Events::default();
         let result = {
-            let mut inner = self.lock();
+            let mut inner = self.lock_kept()?;
             let Inner { machine, policy, .. } = &mut *inner;
             let result = change(machine, policy, &mut events);
-            self.publish(&inner);
+            self.publish(&mut inner);
             result
         };
         self.tell(&events, now);
-        result
+        Some(result)
     }
 
-    /// Whether the key cools or is being tested, and is therefore never evicted. Quiet time may have ended that long ago
-    /// without anybody asking.
+    /// Whether the key cools or is being tested, and is therefore never evicted.
     pub(super) fn is_live(&self, now: Instant) -> bool {
-        let live = |word: &AtomicU64| matches!(Word(word.load(Ordering::Acquire)).tag(), Tag::Cooling | Tag::Probing);
-        if !live(&self.word) {
-            return false;
-        }
-        if now >= Instant::from_nanos(self.deadline.load(Ordering::Acquire)) {
+        let says_live = || matches!(self.word().tag(), Tag::Cooling | Tag::Probing);
+        if says_live() && self.deadline.load(Ordering::Acquire) <= now.as_nanos() {
+            // Quiet time may have ended it without anybody asking.
             self.settle(now);
         }
-        live(&self.word)
+        says_live()
+    }
+
+    pub(super) fn is_evicted(&self) -> bool {
+        self.word().tag() == Tag::Evicted
     }
 
     /// Order of eviction: keys that remember nothing first, the longest unused first.
-    pub(super) fn eviction_rank(&self) -> (bool, u64) {
-        let word = Word(self.word.load(Ordering::Acquire));
-        (word.success_matters() || word.tag() != Tag::Clear, self.used.load(Ordering::Relaxed))
+    pub(super) fn eviction_rank(&self) -> (bool, u32) {
+        (!self.word().is_plain(), self.counters.used())
     }
 
     /// Marks the entry as gone, unless it is live. From then on it admits nothing.
     pub(super) fn try_evict(&self, now: Instant) -> bool {
         let mut events = Events::default();
         let evicted = {
-            let mut inner = self.lock();
+            let Some(mut inner) = self.lock_kept() else { return false };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.settle(policy, now, &mut events);
             let live = machine.state(now) != State::Clear;
-            self.publish(&inner);
+            self.publish(&mut inner);
             if !live {
-                let word = Word(self.word.load(Ordering::Acquire)).with_tag(Tag::Evicted);
-                self.word.store(word.0, Ordering::Release);
+                self.common.pulse.forget(inner.changed);
+                let word = self.word();
+                self.word.store(word.evicted().0, Ordering::Release);
+                if self.counters.tracked {
+                    self.common.pulse.discount(word, word.evicted());
+                }
             }
             !live
         };
@@ -404,30 +505,49 @@ impl<X: Send + Sync + 'static> Entry<X> {
         evicted
     }
 
-    fn touch(&self, purpose: Purpose, now: Instant) {
-        let secs = now.as_nanos() / 1_000_000_000;
-        if self.used.load(Ordering::Relaxed) != secs {
-            self.used.store(secs, Ordering::Relaxed);
+    /// Writes what changed where readers without the lock see it. The order is the argument of `pulse`.
+    fn publish(&self, inner: &mut Inner) {
+        let pulse = &self.common.pulse;
+        let old = self.word();
+        let summary = inner.machine.summary();
+        let new = Word::of(&summary, inner.policy.mode);
+        if self.counters.tracked {
+            pulse.count(old, new);
         }
-        if purpose == Purpose::Request && !self.counters.requests_seen.load(Ordering::Relaxed) {
-            self.counters.requests_seen.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn publish(&self, inner: &Inner) {
-        let word = Word::of(inner);
-        if let Some((deadline, _)) = inner.machine.summary().cooling {
+        if let Some((deadline, _)) = summary.cooling
+            && deadline.as_nanos() != self.deadline.load(Ordering::Relaxed)
+        {
+            // Whoever reads the new deadline reads this word or a later one afterwards.
+            self.word.store(new.with_tag(Tag::Probing).0, Ordering::Release);
             self.deadline.store(deadline.as_nanos(), Ordering::Release);
         }
-        if Word(self.word.load(Ordering::Relaxed)).tag() != Tag::Evicted {
-            self.word.store(word.0, Ordering::Release);
+        self.word.store(new.0, Ordering::Release);
+        if new.epoch() != old.epoch() {
+            inner.changed = pulse.advance();
+        }
+        if self.counters.tracked {
+            pulse.discount(old, new);
         }
     }
 
     fn tell(&self, events: &Events, now: Instant) {
         for event in events.iter() {
-            self.observer.event(self, event, now);
+            self.common.observer.event(self, event, now);
         }
+    }
+
+    fn home(&self) -> Option<Arc<Shared<X>>> {
+        self.common.home.get()?.upgrade()
+    }
+
+    fn word(&self) -> Word {
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    /// The lock, unless the entry was evicted.
+    fn lock_kept(&self) -> Option<MutexGuard<'_, Inner>> {
+        let inner = self.lock();
+        (!self.is_evicted()).then_some(inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -436,106 +556,54 @@ impl<X: Send + Sync + 'static> Entry<X> {
     }
 }
 
+impl Inner {
+    fn note_error(&mut self, line: &str) -> u64 {
+        let number = self.last_error.as_ref().map_or(0, |last| last.number).saturating_add(1);
+        self.last_error = Some(Box::new(LastError { line: line.into(), number }));
+        number
+    }
+
+    fn last_error_line(&self) -> Option<Arc<str>> {
+        self.last_error.as_ref().map(|last| Arc::clone(&last.line))
+    }
+
+    /// What the machine is told of a claim; `None`: nothing.
+    fn admission_of(&self, claim: &Claim) -> Option<Admission> {
+        let pass = match claim {
+            Claim::Held(admission) => return Some(*admission),
+            Claim::Free(pass) => pass,
+        };
+        let epoch = self.machine.summary().epoch;
+        let epoch = if pass.era() >= self.changed {
+            epoch
+        } else if pass.era() >= self.released {
+            // Some epoch between the last release and this one; which of them makes no difference.
+            epoch.saturating_sub(1)
+        } else {
+            return None;
+        };
+        // In mode off nothing feeds the machine, not even what was let pass before its key was looked up.
+        (self.policy.mode != Mode::Off).then_some(Admission {
+            epoch,
+            kind: AdmissionKind::Plain,
+            purpose: Purpose::Request,
+        })
+    }
+
+    /// What is left of a claim when its entry is evicted; `None`: nothing.
+    fn pass_of(&self, claim: Claim) -> Option<FreePass> {
+        match claim {
+            Claim::Free(pass) => Some(pass),
+            Claim::Held(admission) if admission.epoch() == self.machine.summary().epoch => {
+                Some(FreePass::of_era(self.changed))
+            }
+            Claim::Held(admission) => (!self.machine.is_void(admission)).then(|| FreePass::of_era(0)),
+        }
+    }
+}
+
 impl<X> std::fmt::Debug for Entry<X> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-/// What the word says is going on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tag {
-    /// Every request passes.
-    Clear,
-    /// Clear, but let in one by one.
-    Ramp,
-    /// The deadline beside the word counts.
-    Cooling,
-    /// Being tested.
-    Probing,
-    /// Gone from the table.
-    Evicted,
-}
-
-/// Epoch (48 bits), reason (3), frozen, success matters, mode (2), tag (3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u64);
-
-impl Word {
-    const FROZEN: u64 = 1 << 5;
-    const SUCCESS_MATTERS: u64 = 1 << 6;
-    const REASON_SHIFT: u32 = 7;
-    const EPOCH_SHIFT: u32 = 10;
-
-    fn of(inner: &Inner) -> Self {
-        let summary = inner.machine.summary();
-        let tag = match (summary.clear, summary.cooling, summary.ramping) {
-            (true, ..) => 0,
-            (_, _, true) => 1,
-            (_, Some(_), _) => 2,
-            _ => 3,
-        };
-        let mode = match inner.policy.mode {
-            Mode::Enforce => 0,
-            Mode::Observe => 1 << 3,
-            Mode::Off => 2 << 3,
-        };
-        let reason = summary.cooling.map_or(0, |(_, reason)| {
-            Reason::ALL.iter().position(|r| *r == reason).and_then(|at| u64::try_from(at).ok()).unwrap_or_default()
-        });
-        let mut word = tag | mode | (reason << Self::REASON_SHIFT) | (summary.epoch << Self::EPOCH_SHIFT);
-        if summary.frozen_until.is_some() {
-            word |= Self::FROZEN;
-        }
-        if summary.success_matters {
-            word |= Self::SUCCESS_MATTERS;
-        }
-        Self(word)
-    }
-
-    const fn tag(self) -> Tag {
-        match self.0 & 0b111 {
-            0 => Tag::Clear,
-            1 => Tag::Ramp,
-            2 => Tag::Cooling,
-            3 => Tag::Probing,
-            _ => Tag::Evicted,
-        }
-    }
-
-    const fn with_tag(self, tag: Tag) -> Self {
-        let bits = match tag {
-            Tag::Clear => 0,
-            Tag::Ramp => 1,
-            Tag::Cooling => 2,
-            Tag::Probing => 3,
-            Tag::Evicted => 4,
-        };
-        Self((self.0 & !0b111) | bits)
-    }
-
-    const fn mode(self) -> Mode {
-        match (self.0 >> 3) & 0b11 {
-            0 => Mode::Enforce,
-            1 => Mode::Observe,
-            _ => Mode::Off,
-        }
-    }
-
-    const fn frozen(self) -> bool {
-        self.0 & Self::FROZEN != 0
-    }
-
-    const fn success_matters(self) -> bool {
-        self.0 & Self::SUCCESS_MATTERS != 0
-    }
-
-    fn reason(self) -> Reason {
-        let at = usize::try_from((self.0 >> Self::REASON_SHIFT) & 0b111).unwrap_or_default();
-        Reason::ALL.get(at).copied().unwrap_or(Reason::RateLimited)
-    }
-
-    const fn epoch(self) -> u64 {
-        self.0 >> Self::EPOCH_SHIFT
     }
 }

@@ -3,44 +3,88 @@
 //! The table is the one piece of shared state on the request path. A look-up takes no lock; an entry of a clear key is
 //! read with one load. It grows to `max_keys`; then idle clear keys go first, a running cooldown never. When even that
 //! leaves no room, a new key gets an entry that is not kept: its requests are forwarded and counted as untracked.
+//!
+//! There are two ways to ask. [`Table::admit`] gives a [`Permit`], which holds its key's entry: counted, cancelled when
+//! dropped. [`Table::admit_free`] gives a [`FreePass`] where the key is clear: nothing shared is written, and while no key
+//! of the table is anything but clear not even the look-up is made; in return such a request is not counted at its key.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64 as Count;
 use std::time::Duration;
-
-use foldhash::fast::RandomState;
 
 use crate::core::decision::{Freeze, Purpose};
 use crate::core::key::{Key, KeyRef};
 use crate::core::policy::Policy;
+use crate::core::signal::Outcome;
 use crate::core::time::Instant;
 
 pub mod clock;
+mod counters;
 mod entry;
+mod eviction;
 mod permit;
+mod pulse;
 mod snapshot;
+mod sync;
+mod word;
 
-pub use entry::{Entry, Observer, Verdict};
+use entry::{Claim, Common};
+use eviction::Ring;
+use sync::{Handover, HashState, Ordering};
+
+pub use entry::{Entry, Observer, Quick, Report, Verdict};
 pub use permit::Permit;
+pub use pulse::FreePass;
 pub use snapshot::Snapshot;
 
 /// Makes what belongs to a new key: its policy and what the owner keeps beside it.
 pub type Attach<X> = dyn Fn(&Key) -> (Arc<Policy>, X) + Send + Sync;
 
-/// After a sweep that found nothing to evict, the next one waits that long.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-
 /// Many keys.
 pub struct Table<X> {
-    map: papaya::HashMap<Key, Arc<Entry<X>>, RandomState>,
+    common: Arc<Common<X>>,
+    shared: Arc<Shared<X>>,
+}
+
+/// What an evicted entry must still reach.
+struct Shared<X> {
+    map: papaya::HashMap<Slot<X>, (), HashState>,
     max_keys: usize,
     attach: Box<Attach<X>>,
-    observer: Arc<dyn Observer<X>>,
-    /// When the next sweep may run.
-    sweep: Mutex<Instant>,
-    evicted: AtomicU64,
-    untracked: AtomicU64,
+    common: Arc<Common<X>>,
+    handover: Handover,
+    ring: Ring<X>,
+    evicted: Count,
+    untracked: Count,
+}
+
+/// The map while it is read.
+type Pinned<'m, X> = papaya::HashMapRef<'m, Slot<X>, (), HashState, papaya::LocalGuard<'m>>;
+
+/// An entry in the map, found by its key, which is therefore stored once.
+struct Slot<X>(Arc<Entry<X>>);
+
+impl<X: Send + Sync + 'static> Hash for Slot<X> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+impl<X: Send + Sync + 'static> PartialEq for Slot<X> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl<X: Send + Sync + 'static> Eq for Slot<X> {}
+
+impl<X: Send + Sync + 'static> papaya::Equivalent<Slot<X>> for KeyRef<'_> {
+    fn equivalent(&self, slot: &Slot<X>) -> bool {
+        let key = slot.0.key();
+        self.port() == key.port() && self.scheme() == key.scheme() && self.host() == key.host()
+    }
 }
 
 /// Figures of a table.
@@ -50,6 +94,8 @@ pub struct Stats {
     pub keys: usize,
     /// The bound.
     pub max_keys: usize,
+    /// Keys of which there is anything to know: not simply clear.
+    pub live: u64,
     /// Keys evicted so far.
     pub evicted: u64,
     /// Admissions of keys that found no room.
@@ -63,15 +109,19 @@ impl<X: Send + Sync + 'static> Table<X> {
         attach: impl Fn(&Key) -> (Arc<Policy>, X) + Send + Sync + 'static,
         observer: impl Observer<X> + 'static,
     ) -> Self {
-        Self {
-            map: papaya::HashMap::with_hasher(RandomState::default()),
+        let common = Arc::new(Common::new(observer));
+        let shared = Arc::new(Shared {
+            map: papaya::HashMap::with_hasher(HashState::default()),
             max_keys,
             attach: Box::new(attach),
-            observer: Arc::new(observer),
-            sweep: Mutex::new(Instant::ZERO),
-            evicted: AtomicU64::new(0),
-            untracked: AtomicU64::new(0),
-        }
+            common: Arc::clone(&common),
+            handover: Handover::new(),
+            ring: Ring::new(),
+            evicted: Count::new(0),
+            untracked: Count::new(0),
+        });
+        common.set_home(Arc::downgrade(&shared));
+        Self { common, shared }
     }
 
     /// Asks before something is sent to `key`.
@@ -85,38 +135,54 @@ impl<X: Send + Sync + 'static> Table<X> {
         }
     }
 
+    /// A pass for any key at all, when no key of the table is anything but clear.
+    #[inline]
+    pub fn nothing_live(&self) -> Option<FreePass> {
+        let pass = self.common.pulse.pass();
+        self.common.pulse.is_quiet().then_some(pass)
+    }
+
+    /// Asks before something is sent to `key`, as [`Table::admit`] does, but holds and writes nothing where the key is
+    /// clear. A key that is not known stays so until there is something to remember.
+    #[inline]
+    pub fn admit_free(&self, key: &KeyRef<'_>, purpose: Purpose, now: Instant) -> Quick<X> {
+        match self.nothing_live() {
+            Some(pass) => Quick::Forward(pass),
+            None => self.shared.admit_free(key, purpose, now),
+        }
+    }
+
+    /// Hands a pass back with what became of it. Returns the number of the error for [`Entry::add_error_body`], 0 when
+    /// there is none.
+    #[inline]
+    pub fn complete_free(&self, key: &KeyRef<'_>, pass: FreePass, report: &Report<'_>) -> u64 {
+        match report.outcome {
+            Outcome::Success | Outcome::Connected if !self.common.pulse.is_owed_success() => 0,
+            Outcome::Answered | Outcome::Neutral => 0,
+            _ => self.shared.complete_free(key, pass, report),
+        }
+    }
+
     /// The entry of `key`, made when there is none.
     pub fn entry(&self, key: &KeyRef<'_>, now: Instant) -> Arc<Entry<X>> {
-        let map = self.map.pin();
-        if let Some(entry) = map.get(key) {
-            return Arc::clone(entry);
-        }
-        let key = key.to_key();
-        let room = map.len() < self.max_keys || self.make_room(now);
-        let (policy, attached) = (self.attach)(&key);
-        let entry = Entry::new(key.clone(), policy, attached, Arc::clone(&self.observer), room);
-        if !room {
-            self.untracked.fetch_add(1, Ordering::Relaxed);
-            return entry;
-        }
-        Arc::clone(map.get_or_insert(key, entry))
+        self.shared.entry(key, now)
     }
 
     /// The entry of `key`, if it is known.
     pub fn find(&self, key: &Key) -> Option<Arc<Entry<X>>> {
-        self.map.pin().get(key).cloned()
+        self.shared.find(key)
     }
 
     /// Every key at this moment, in no order.
     pub fn snapshots(&self, now: Instant) -> Vec<Snapshot> {
-        self.map.pin().values().map(|entry| entry.snapshot(now)).collect()
+        let mut snapshots = Vec::with_capacity(self.shared.map.len());
+        self.for_each(|entry| snapshots.push(entry.snapshot(now)));
+        snapshots
     }
 
     /// Calls `visit` with every entry, in no order.
-    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Entry<X>>)) {
-        for entry in self.map.pin().values() {
-            visit(entry);
-        }
+    pub fn for_each(&self, visit: impl FnMut(&Arc<Entry<X>>)) {
+        self.shared.entries(&self.shared.map.pin()).for_each(visit);
     }
 
     /// Lets time pass for keys nobody asks for: a cooldown that ended by quiet time is told as ended.
@@ -148,64 +214,120 @@ impl<X: Send + Sync + 'static> Table<X> {
     /// Figures.
     pub fn stats(&self) -> Stats {
         Stats {
-            keys: self.map.len(),
-            max_keys: self.max_keys,
-            evicted: self.evicted.load(Ordering::Relaxed),
-            untracked: self.untracked.load(Ordering::Relaxed),
+            keys: self.shared.map.len(),
+            max_keys: self.shared.max_keys,
+            live: self.common.pulse.live(),
+            evicted: self.shared.evicted.load(Ordering::Relaxed),
+            untracked: self.shared.untracked.load(Ordering::Relaxed),
         }
-    }
-
-    /// Evicts the least useful keys, a 64th of the table at once so that the sweep is paid for by many insertions.
-    fn make_room(&self, now: Instant) -> bool {
-        let mut next = match self.sweep.try_lock() {
-            Ok(next) => next,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Somebody is making room right now.
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        if self.map.len() < self.max_keys {
-            return true;
-        }
-        if now < *next {
-            return false;
-        }
-        let map = self.map.pin();
-        let mut candidates: Vec<_> = map
-            .values()
-            // A second owner holds a permit or is about to ask.
-            .filter(|entry| Arc::strong_count(entry) == 1 && !entry.is_live(now))
-            .map(|entry| (entry.eviction_rank(), entry))
-            .collect();
-        let wanted = (self.max_keys / 64).max(1).min(candidates.len());
-        if let Some(last) = wanted.checked_sub(1) {
-            candidates.select_nth_unstable_by_key(last, |(rank, _)| *rank);
-        }
-        let mut freed: u64 = 0;
-        for (_, entry) in candidates.iter().take(wanted) {
-            if entry.try_evict(now) {
-                // Removed by identity: a new entry of the same key stays.
-                let same = map.remove_if(entry.key(), |_, found| Arc::ptr_eq(found, entry));
-                freed = freed.saturating_add(u64::from(matches!(same, Ok(Some(_)))));
-            }
-        }
-        self.evicted.fetch_add(freed, Ordering::Relaxed);
-        if freed == 0 {
-            *next = now.saturating_add(SWEEP_PAUSE);
-        }
-        freed > 0
     }
 }
 
-/// A borrowed key finds the owned one.
-impl papaya::Equivalent<Key> for KeyRef<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        self.port() == key.port() && self.scheme() == key.scheme() && self.host() == key.host()
+impl<X: Send + Sync + 'static> Shared<X> {
+    fn admit_free(&self, key: &KeyRef<'_>, purpose: Purpose, now: Instant) -> Quick<X> {
+        // Before the look-up, see `pulse`.
+        let pass = self.common.pulse.pass();
+        let map = self.map.pin();
+        loop {
+            let Some(entry) = self.look_up(&map, key) else { return Quick::Forward(pass) };
+            if let Some(quick) = entry.admit_free(purpose, now) {
+                return quick;
+            }
+            self.remove(entry);
+        }
+    }
+
+    fn complete_free(&self, key: &KeyRef<'_>, mut pass: FreePass, report: &Report<'_>) -> u64 {
+        let map = self.map.pin();
+        loop {
+            let settled = match (self.look_up(&map, key), report.outcome) {
+                (Some(entry), _) => entry.settle_claim(Claim::Free(pass), report),
+                // A key that is not known has nothing to reset.
+                (None, Outcome::Success | Outcome::Connected) => return 0,
+                (None, _) => self.entry(key, report.now).settle_claim(Claim::Free(pass), report),
+            };
+            match settled {
+                Ok(number) => return number,
+                Err(back) => pass = back,
+            }
+            // Evicted: out of the map with it, should its evictor be slow.
+            if let Some(entry) = self.look_up(&map, key)
+                && entry.is_evicted()
+            {
+                self.remove(entry);
+            }
+        }
+    }
+
+    fn entry(&self, key: &KeyRef<'_>, now: Instant) -> Arc<Entry<X>> {
+        let map = self.map.pin();
+        let mut made: Option<Arc<Entry<X>>> = None;
+        loop {
+            if let Some(entry) = self.look_up(&map, key) {
+                if !entry.is_evicted() {
+                    if made.is_some() {
+                        self.ring.give_back();
+                    }
+                    return Arc::clone(entry);
+                }
+                self.remove(entry);
+            }
+            let entry = match made.take() {
+                Some(entry) => entry,
+                None => {
+                    let room = self.take_place(now);
+                    let key = key.to_key();
+                    let (policy, attached) = (self.attach)(&key);
+                    let entry = Entry::new(key, policy, attached, Arc::clone(&self.common), room);
+                    if !room {
+                        self.untracked.fetch_add(1, Ordering::Relaxed);
+                        return entry;
+                    }
+                    entry
+                }
+            };
+            self.handover.cross();
+            if map.try_insert(Slot(Arc::clone(&entry)), ()).is_ok() {
+                self.ring.enrol(Arc::clone(&entry));
+                return entry;
+            }
+            // Another thread made one.
+            made = Some(entry);
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<Arc<Entry<X>>> {
+        let map = self.map.pin();
+        let entry = self.look_up(&map, &key.as_ref())?;
+        (!entry.is_evicted()).then(|| Arc::clone(entry))
+    }
+
+    fn look_up<'m>(&self, map: &'m Pinned<'_, X>, key: &KeyRef<'_>) -> Option<&'m Arc<Entry<X>>> {
+        let (Slot(entry), ()) = map.get_key_value(key)?;
+        self.handover.cross();
+        Some(entry)
+    }
+
+    fn entries<'m>(&self, map: &'m Pinned<'_, X>) -> impl Iterator<Item = &'m Arc<Entry<X>>> {
+        map.keys().map(|Slot(entry)| {
+            self.handover.cross();
+            entry
+        })
+    }
+
+    /// Removed by identity: a new entry of the same key stays.
+    fn remove(&self, entry: &Arc<Entry<X>>) {
+        let _ = self.map.pin().remove_if(&entry.key().as_ref(), |slot, ()| Arc::ptr_eq(&slot.0, entry));
+    }
+
+    fn count_evicted(&self) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl<X> fmt::Debug for Table<X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("keys", &self.map.len()).field("max_keys", &self.max_keys).finish_non_exhaustive()
+        f.debug_struct("Table").field("max_keys", &self.shared.max_keys).finish_non_exhaustive()
     }
 }
 

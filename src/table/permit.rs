@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::entry::Entry;
+use super::entry::{Entry, Report};
 use crate::core::decision::{Admission, AdmissionKind};
 use crate::core::signal::Outcome;
 use crate::core::time::Instant;
@@ -21,6 +21,11 @@ impl<X: Send + Sync + 'static> Permit<X> {
         Self { entry, admission: Some(admission) }
     }
 
+    /// The key it is of.
+    pub const fn entry(&self) -> &Arc<Entry<X>> {
+        &self.entry
+    }
+
     /// Whether this is the probe.
     pub fn is_probe(&self) -> bool {
         self.admission.is_some_and(|admission| matches!(admission.kind(), AdmissionKind::Probe(_)))
@@ -37,7 +42,7 @@ impl<X: Send + Sync + 'static> Permit<X> {
         draw: u64,
     ) -> u64 {
         match self.admission.take() {
-            Some(admission) => self.entry.complete(admission, outcome, status, error, now, draw),
+            Some(admission) => self.entry.complete(admission, &Report { outcome, status, error, now, draw }),
             None => 0,
         }
     }

@@ -1,0 +1,124 @@
+//! What happens at the bound: which keys go.
+//!
+//! Every key of the table also stands in a ring. A new key at the bound looks at the next few of the ring and evicts the
+//! least useful of them, so that no request pays for a sweep over the whole table. Only where nearly every key is live the
+//! search goes on, at most once around, and then rests.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Shared;
+use super::entry::Entry;
+use super::sync::{Mutex, MutexGuard};
+use crate::core::time::Instant;
+
+/// Keys that could go, of which the least useful does.
+const SAMPLE: usize = 8;
+
+/// After a search that found nothing to evict, the next one waits that long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Owners of an entry that nobody uses: the map and the ring.
+const OWNERS: usize = 2;
+
+/// The keys of a table, in the order in which they are looked at.
+pub(super) struct Ring<X>(Mutex<State<X>>);
+
+struct State<X> {
+    keys: VecDeque<Arc<Entry<X>>>,
+    /// Places taken: keys of the table, and those about to be.
+    taken: usize,
+    /// When the next search may run.
+    next: Instant,
+}
+
+impl<X: Send + Sync + 'static> Ring<X> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(State { keys: VecDeque::new(), taken: 0, next: Instant::ZERO }))
+    }
+
+    /// Gives a place back that was taken for a key which another thread has brought.
+    pub(super) fn give_back(&self) {
+        let mut state = self.lock();
+        state.taken = state.taken.saturating_sub(1);
+    }
+
+    /// A key for which a place was taken is in the table.
+    pub(super) fn enrol(&self, entry: Arc<Entry<X>>) {
+        let mut state = self.lock();
+        let keys = &mut state.keys;
+        if keys.len() == keys.capacity() {
+            // By an eighth instead of double: what is reserved counts for the bytes of a key.
+            keys.reserve_exact((keys.len() / 8).max(16));
+        }
+        keys.push_back(entry);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<X>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<X: Send + Sync + 'static> Shared<X> {
+    /// Takes a place for a new key; at the bound that of another, if any can go.
+    pub(super) fn take_place(&self, now: Instant) -> bool {
+        let mut state = self.ring.lock();
+        if state.taken < self.max_keys {
+            state.taken = state.taken.saturating_add(1);
+            return true;
+        }
+        if now < state.next {
+            return false;
+        }
+        let mut best: Option<Arc<Entry<X>>> = None;
+        let mut sampled: usize = 0;
+        for _ in 0..state.keys.len() {
+            let Some(entry) = state.keys.pop_front() else { break };
+            // A further owner holds a permit or is about to ask. An entry that gets one from now on is evicted all the same,
+            // and what its permit learns goes to the key's next entry.
+            if Arc::strong_count(&entry) > OWNERS || entry.is_live(now) {
+                state.keys.push_back(entry);
+                continue;
+            }
+            let worse = match best.take() {
+                Some(other) if other.eviction_rank() <= entry.eviction_rank() => {
+                    best = Some(other);
+                    Some(entry)
+                }
+                other => {
+                    best = Some(entry);
+                    other
+                }
+            };
+            state.keys.extend(worse);
+            sampled = sampled.saturating_add(1);
+            if sampled >= SAMPLE
+                && let Some(entry) = best.take()
+            {
+                if self.evict(&entry, now) {
+                    return true;
+                }
+                state.keys.push_back(entry);
+                sampled = 0;
+            }
+        }
+        if let Some(entry) = best {
+            if self.evict(&entry, now) {
+                return true;
+            }
+            state.keys.push_back(entry);
+        }
+        state.next = now.saturating_add(PAUSE);
+        false
+    }
+
+    fn evict(&self, entry: &Arc<Entry<X>>, now: Instant) -> bool {
+        let evicted = entry.try_evict(now);
+        if evicted {
+            self.remove(entry);
+            self.count_evicted();
+        }
+        evicted
+    }
+}
