@@ -263,7 +263,7 @@ async fn the_metrics_listener_has_nothing_else() {
     let reply = asked("GET /metrics").await;
     assert_eq!(reply.status, 200);
     assert!(reply.head.contains("content-type: text/plain; version=0.0.4"), "{}", reply.head);
-    assert!(reply.body.contains("# TYPE holdoff_requests_total counter\n"));
+    assert!(reply.body.contains("# TYPE holdoff_connections_total counter\n"));
     assert!(reply.body.contains("\nprocess_open_fds "), "process metrics");
     assert!(reply.body.contains("holdoff_connections_open{listener=\"metrics\"} 1"));
     assert_eq!(asked("GET /livez").await.status, 200);

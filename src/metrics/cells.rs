@@ -1,15 +1,21 @@
-//! The numbers themselves: plain atomics, indexed by closed enums, so that counting needs no label look-up.
+//! The numbers of one host, indexed by closed enums, so that counting needs no label look-up.
+//!
+//! Times are histograms of the crate `prometheus`. Its counters carry their name and help text each; with seventy series
+//! a host that would be far more text than numbers, so the counts are plain atomics and meet the crate's model at scrape.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus::core::Number;
+use prometheus::{Histogram, HistogramOpts};
+
+use super::names::{self, Family};
 use crate::core::cooldown::{EndCause, ProbeResult};
 use crate::core::decision::{Reason, Source};
 use crate::proxy::error::ErrorKind;
 
 /// Bounds of request and head times, in seconds.
-pub(super) const REQUEST_BUCKETS: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const REQUEST_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// Bounds of the time we add.
 const ADDED_BUCKETS: &[f64] = &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
@@ -61,45 +67,21 @@ impl<const N: usize> Tally<N> {
     }
 }
 
-/// Counts by size.
+/// A histogram of times. There always is one: what the crate refuses are odd names and bounds, and ours are constant.
 #[derive(Debug)]
-pub(super) struct Histogram {
-    bounds: &'static [f64],
-    /// One more than bounds.
-    counts: Box<[AtomicU64]>,
-    /// The bits of an `f64`.
-    sum: AtomicU64,
-}
+pub(super) struct Times(pub(super) Option<Histogram>);
 
-impl Histogram {
-    pub(super) fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { bounds, counts, sum: AtomicU64::new(0_f64.to_bits()) }
+impl Times {
+    pub(super) fn new(family: &Family, bounds: &[f64], values: &[&str]) -> Self {
+        let labels = family.labels.iter().zip(values).map(|(name, value)| ((*name).into(), (*value).into()));
+        let options = family.options().const_labels(labels.collect());
+        Self(Histogram::with_opts(HistogramOpts::from(options).buckets(bounds.to_vec())).ok())
     }
 
     pub(super) fn observe(&self, value: Duration) {
-        let value = value.as_secs_f64();
-        let at = self.bounds.partition_point(|bound| *bound < value);
-        if let Some(count) = self.counts.get(at) {
-            count.fetch_add(1, Ordering::Relaxed);
+        if let Some(histogram) = &self.0 {
+            histogram.observe(value.as_secs_f64());
         }
-        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
-        // The closure always has an answer.
-        let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-    }
-
-    /// Each bound with the count up to it, then the count of all and the sum.
-    pub(super) fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
-        let mut total: u64 = 0;
-        let mut buckets = Vec::with_capacity(self.bounds.len());
-        let mut bounds = self.bounds.iter();
-        for count in &self.counts {
-            total = total.saturating_add(count.load(Ordering::Relaxed));
-            if let Some(bound) = bounds.next() {
-                buckets.push((*bound, total));
-            }
-        }
-        (buckets, total, f64::from_bits(self.sum.load(Ordering::Relaxed)))
     }
 }
 
@@ -121,9 +103,9 @@ pub(super) struct Cells {
     pub(super) short_circuited: Tally<{ Reason::ALL.len() }>,
     pub(super) would_have: Tally<{ Reason::ALL.len() }>,
     pub(super) in_flight: AtomicI64,
-    pub(super) request: Histogram,
-    pub(super) added: Histogram,
-    pub(super) head: Histogram,
+    pub(super) request: Times,
+    pub(super) added: Times,
+    pub(super) head: Times,
     pub(super) responses: Tally<{ CLASSES.len() }>,
     pub(super) errors: Tally<{ ErrorKind::ALL.len() }>,
     /// One for each source, and one for none.
@@ -150,9 +132,9 @@ impl Cells {
             short_circuited: Tally::default(),
             would_have: Tally::default(),
             in_flight: AtomicI64::new(0),
-            request: Histogram::new(REQUEST_BUCKETS),
-            added: Histogram::new(ADDED_BUCKETS),
-            head: Histogram::new(REQUEST_BUCKETS),
+            request: Times::new(&names::REQUEST_SECONDS, REQUEST_BUCKETS, &[label]),
+            added: Times::new(&names::ADDED_SECONDS, ADDED_BUCKETS, &[label]),
+            head: Times::new(&names::HEAD_SECONDS, REQUEST_BUCKETS, &[label]),
             responses: Tally::default(),
             errors: Tally::default(),
             signals: Tally::default(),
@@ -198,7 +180,7 @@ impl Cells {
     /// Seconds.
     pub(super) fn clock_offset(&self) -> Option<f64> {
         let millis = self.clock_offset.load(Ordering::Relaxed);
-        (millis != UNKNOWN && !self.is_other).then(|| float_signed(millis) / 1000.0)
+        (millis != UNKNOWN && !self.is_other).then(|| millis.into_f64() / 1000.0)
     }
 
     /// A second is precise enough and saves a write on most requests.
@@ -211,16 +193,6 @@ impl Cells {
     pub(super) fn last_success(&self) -> Option<u64> {
         Some(self.last_success.load(Ordering::Relaxed)).filter(|secs| *secs != 0)
     }
-}
-
-/// A count as the text format has it. Beyond 2^53 it is rounded.
-pub(super) const fn float(count: u64) -> f64 {
-    count as f64
-}
-
-/// A signed number as the text format has it.
-pub(super) const fn float_signed(count: i64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
@@ -246,21 +218,13 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_counts_up_to_and_with_its_bounds() {
-        let histogram = Histogram::new(&[1.0, 2.0]);
-        for millis in [500, 1000, 1500, 2000, 9000] {
-            histogram.observe(Duration::from_millis(millis));
-        }
-        assert_eq!(histogram.read(), (vec![(1.0, 2), (2.0, 4)], 5, 14.0));
-    }
-
-    #[test]
     fn a_hostile_wait_wraps_nothing() {
-        let histogram = Histogram::new(WAIT_BUCKETS);
+        let times = Times::new(&names::HINT_SECONDS, WAIT_BUCKETS, &[]);
         for _ in 0..100 {
-            histogram.observe(Duration::MAX);
+            times.observe(Duration::MAX);
         }
-        let (_, count, sum) = histogram.read();
+        let histogram = times.0.unwrap();
+        let (count, sum) = (histogram.get_sample_count(), histogram.get_sample_sum());
         assert_eq!(count, 100);
         assert!(sum > 1e21 && sum.is_finite());
     }

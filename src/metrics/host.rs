@@ -127,7 +127,9 @@ impl HostMetrics {
         for (field, cause) in reading.errors() {
             let at =
                 place(&Field::ALL, field).saturating_mul(Cause::ALL.len()).saturating_add(place(&Cause::ALL, cause));
-            self.common.signal_errors.add(at, 1);
+            if let Some(count) = self.common.signal_errors.get(at) {
+                count.inc();
+            }
         }
     }
 

@@ -1,17 +1,17 @@
 //! What Prometheus sees.
 //!
 //! Counting must cost next to nothing on the request path and nothing a client or peer chooses may make it grow. So all
-//! labels are closed sets but `host`, which is bounded (see `labels`); the numbers of one host are plain atomics held by
-//! its keys ([`HostMetrics`]), so that nothing is looked up; and what the table already knows (what cools, until when) is
-//! read from it at scrape instead of being kept twice. Names and help texts stand in [`names`].
+//! labels are closed sets but `host`, which is bounded (see `labels`); the numbers of one host are held by its keys
+//! ([`HostMetrics`]), so that nothing is looked up; and what the table already knows (what cools, until when) is read from
+//! it at scrape instead of being kept twice. Model and text format are those of the crate `prometheus`; what is not of a
+//! host stands in its registry. Names and help texts stand in [`names`].
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use prometheus::Registry;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::process_collector::ProcessCollector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use crate::config::settings;
 use crate::core::key::Key;
@@ -26,8 +26,9 @@ mod render;
 
 pub use host::{Action, Direction, HostMetrics, InFlight, TunnelGuard};
 
-use cells::{Histogram, Tally, WAIT_BUCKETS};
+use cells::{Times, WAIT_BUCKETS};
 use labels::Places;
+use names::Family;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,11 +36,13 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// All metrics of a sidecar.
 pub struct Metrics {
     common: Arc<Common>,
-    connections: Arc<Connections>,
-    bounds: Tally<{ Bound::ALL.len() }>,
-    /// By action and whether it worked; the actions are words of our own.
-    admin: Mutex<BTreeMap<(&'static str, bool), u64>>,
-    process: Option<Registry>,
+    /// What is neither of a host nor read at scrape.
+    registry: Registry,
+    connections_open: Vec<IntGauge>,
+    connections: Vec<IntCounter>,
+    bounds: Vec<IntCounter>,
+    /// The actions are words of our own.
+    admin: Option<IntCounterVec>,
     pool: OnceLock<Box<dyn Fn() -> Pool + Send + Sync>>,
 }
 
@@ -48,9 +51,9 @@ pub struct Metrics {
 struct Common {
     places: Places,
     /// By field, then cause.
-    signal_errors: Tally<{ Field::ALL.len() * Cause::ALL.len() }>,
-    hints: Histogram,
-    lengths: Histogram,
+    signal_errors: Vec<IntCounter>,
+    hints: Times,
+    lengths: Times,
 }
 
 /// Connections to upstreams.
@@ -136,23 +139,14 @@ words! {
     }
 }
 
-#[derive(Debug, Default)]
-struct Connections {
-    open: [AtomicI64; Listener::ALL.len()],
-    total: Tally<{ Listener::ALL.len() }>,
-}
-
 /// A client connection; counted as open until dropped.
 #[derive(Debug)]
-pub struct ConnectionGuard {
-    connections: Arc<Connections>,
-    listener: Listener,
-}
+pub struct ConnectionGuard(Option<IntGauge>);
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if let Some(open) = self.connections.open.get(self.listener.at()) {
-            open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(open) = &self.0 {
+            open.dec();
         }
     }
 }
@@ -161,17 +155,29 @@ impl Metrics {
     /// Metrics of a new sidecar. `configured_hosts` are values of the label `host` that have a place from the start, see
     /// [`host_label`].
     pub fn new(settings: &settings::Metrics, configured_hosts: impl Iterator<Item = String>) -> Arc<Self> {
+        let registry = Registry::new();
+        let errors = Field::ALL.iter().flat_map(|field| Cause::ALL.map(|cause| [field.as_str(), cause.as_str()]));
+        let listeners = || Listener::ALL.iter().map(|listener| [listener.as_str()]);
+        let bounds = Bound::ALL.iter().map(|bound| [bound.as_str()]);
+        if settings.process {
+            let _ = registry.register(Box::new(ProcessCollector::for_self()));
+        }
         Arc::new(Self {
             common: Arc::new(Common {
                 places: Places::new(settings.max_host_labels, settings.idle_series, configured_hosts),
-                signal_errors: Tally::default(),
-                hints: Histogram::new(WAIT_BUCKETS),
-                lengths: Histogram::new(WAIT_BUCKETS),
+                signal_errors: series(&registry, counters(&names::SIGNAL_ERRORS), errors),
+                hints: times(&registry, &names::HINT_SECONDS),
+                lengths: times(&registry, &names::COOLDOWN_SECONDS),
             }),
-            connections: Arc::default(),
-            bounds: Tally::default(),
-            admin: Mutex::default(),
-            process: settings.process.then(process).flatten(),
+            connections_open: series(
+                &registry,
+                IntGaugeVec::new(names::CONNECTIONS_OPEN.options(), names::CONNECTIONS_OPEN.labels),
+                listeners(),
+            ),
+            connections: series(&registry, counters(&names::CONNECTIONS), listeners()),
+            bounds: series(&registry, counters(&names::BOUNDS), bounds),
+            admin: counters(&names::ADMIN_ACTIONS).ok().map(|admin| register(&registry, admin)),
+            registry,
             pool: OnceLock::new(),
         })
     }
@@ -183,23 +189,30 @@ impl Metrics {
 
     /// A client connected.
     pub fn connection(&self, listener: Listener) -> ConnectionGuard {
-        if let Some(open) = self.connections.open.get(listener.at()) {
-            open.fetch_add(1, Ordering::Relaxed);
+        if let Some(total) = self.connections.get(listener.at()) {
+            total.inc();
         }
-        self.connections.total.add(listener.at(), 1);
-        ConnectionGuard { connections: Arc::clone(&self.connections), listener }
+        let open = self.connections_open.get(listener.at()).cloned();
+        if let Some(open) = &open {
+            open.inc();
+        }
+        ConnectionGuard(open)
     }
 
     /// A bound was reached.
     pub fn bound_reached(&self, bound: Bound) {
-        self.bounds.add(bound.at(), 1);
+        if let Some(count) = self.bounds.get(bound.at()) {
+            count.inc();
+        }
     }
 
     /// An operator did something, or was refused.
     pub fn admin_action(&self, action: &'static str, ok: bool) {
-        let mut admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = admin.entry((action, ok)).or_default();
-        *count = count.saturating_add(1);
+        let result = if ok { "ok" } else { "refused" };
+        if let Some(Ok(count)) = self.admin.as_ref().map(|admin| admin.get_metric_with_label_values(&[action, result]))
+        {
+            count.inc();
+        }
     }
 
     /// Where the figures of the upstream pool come from; the first one stays.
@@ -219,10 +232,30 @@ pub fn host_label(key: &Key) -> String {
     labels::label(key)
 }
 
-fn process() -> Option<Registry> {
-    let registry = Registry::new();
-    registry.register(Box::new(ProcessCollector::for_self())).ok()?;
-    Some(registry)
+// Registering fails for odd names and for names that stand already; ours are constant, and a test sees every family.
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    let _ = registry.register(Box::new(collector.clone()));
+    collector
+}
+
+fn counters(family: &Family) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(family.options(), family.labels)
+}
+
+/// The handles of a closed set, in its order; all of its series are shown from the start.
+fn series<B: MetricVecBuilder + 'static, const N: usize>(
+    registry: &Registry,
+    family: prometheus::Result<MetricVec<B>>,
+    values: impl Iterator<Item = [&'static str; N]>,
+) -> Vec<B::M> {
+    let Ok(family) = family.map(|family| register(registry, family)) else { return Vec::new() };
+    values.filter_map(|values| family.get_metric_with_label_values(&values).ok()).collect()
+}
+
+fn times(registry: &Registry, family: &Family) -> Times {
+    let times = Times::new(family, WAIT_BUCKETS, &[]);
+    Times(times.0.map(|times| register(registry, times)))
 }
 
 impl fmt::Debug for Metrics {

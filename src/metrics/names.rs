@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use prometheus::Opts;
+
 /// What a family is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -37,12 +39,19 @@ pub struct Family {
     pub help: &'static str,
 }
 
+impl Family {
+    /// Name and help text for a metric of the crate `prometheus`.
+    pub(super) fn options(&self) -> Opts {
+        Opts::new(self.name, self.help)
+    }
+}
+
 macro_rules! families {
     ($($name:ident = $text:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
         $(#[doc = $help] pub const $name: Family =
             Family { name: $text, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
 
-        /// Every family, in the order of `/metrics`.
+        /// Every family, in the order of the reference.
         pub const ALL: &[Family] = &[$($name,)*];
     };
 }

@@ -1,22 +1,22 @@
 //! The text of `/metrics`.
 //!
-//! Every family has its help text from the start, so that it can be found; of the series only those are written that say
-//! something, or that an alert needs at 0 before the first event: an idle host is a few lines, not sixty.
+//! What the registry does not keep, the series of hosts and what the table knows, is put into the model of the crate
+//! `prometheus` here, which writes the text. Only those series are shown that say something, or that an alert needs at 0
+//! before the first event: an idle host is a few lines, not sixty. A family without series is not shown.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use prometheus::TextEncoder;
+use prometheus::core::{Metric as _, Number};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::cells::{CLASSES, Cells, Histogram, Tally, float, float_signed};
-use super::names::{self, Family};
-use super::{Action, Bound, Direction, Listener, Metrics};
+use super::cells::{CLASSES, Cells, Tally, Times};
+use super::names::{self, Family, Kind};
+use super::{Action, Direction, Metrics};
 use crate::core::cooldown::{EndCause, ProbeResult};
 use crate::core::decision::{Reason, Source, State};
-use crate::core::signal::{Cause, Field};
 use crate::core::time::{Instant, UnixTime};
 use crate::proxy::error::ErrorKind;
 use crate::proxy::shared::Host;
@@ -28,14 +28,19 @@ impl Metrics {
         let mirror = Mirror::of(table, now, wall);
         let live: Vec<&str> = mirror.hosts.keys().map(|label| &**label).collect();
         self.common.places.sweep(&live, now);
-        let mut text = Text::default();
-        self.hosts(&mut text);
-        mirror.write(&mut text);
-        self.globals(&mut text, table.stats());
-        text.finish(self.process.as_ref().map(prometheus::Registry::gather)).into_bytes()
+        let mut families = Families::default();
+        self.hosts(&mut families);
+        mirror.write(&mut families);
+        self.globals(&mut families, table.stats());
+        let mut families: Vec<_> = families.0.into_values().chain(self.registry.gather()).collect();
+        families.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        let mut text = String::new();
+        // Only a family without a name or without series is refused, and there is none.
+        let _ = TextEncoder::new().encode_utf8(&families, &mut text);
+        text.into_bytes()
     }
 
-    fn hosts(&self, text: &mut Text) {
+    fn hosts(&self, families: &mut Families) {
         let cells = self.common.places.exported();
         let actions: Vec<_> = Action::ALL.iter().map(|action| action.as_str()).collect();
         let reasons = Reason::ALL.map(Reason::as_str);
@@ -46,69 +51,50 @@ impl Metrics {
         let directions: Vec<_> = Direction::ALL.iter().map(|direction| direction.as_str()).collect();
         for cells in &cells {
             let host = &*cells.label;
-            text.tally(&names::REQUESTS, host, &actions, &cells.actions, actions.len());
-            text.tally(&names::SHORT_CIRCUITED, host, &reasons, &cells.short_circuited, 1);
-            text.tally(&names::WOULD_HAVE, host, &reasons, &cells.would_have, 0);
-            text.sample(&names::IN_FLIGHT, &[host], float_signed(cells.in_flight.load(Ordering::Relaxed)));
-            text.histogram(&names::REQUEST_SECONDS, &[host], &cells.request);
-            text.histogram(&names::ADDED_SECONDS, &[host], &cells.added);
-            text.histogram(&names::HEAD_SECONDS, &[host], &cells.head);
-            text.tally(&names::RESPONSES, host, &CLASSES, &cells.responses, 5);
-            text.tally(&names::UPSTREAM_ERRORS, host, &kinds, &cells.errors, 0);
-            text.tally(&names::SIGNALS, host, &sources, &cells.signals, 0);
-            text.tally(&names::COOLDOWNS_STARTED, host, &reasons, &cells.started, 1);
-            text.count(&names::COOLDOWNS_EXTENDED, host, &cells.extended);
-            text.tally(&names::COOLDOWNS_ENDED, host, &causes, &cells.ended, 0);
-            text.count(&names::COOLDOWNS_CLAMPED, host, &cells.clamped);
-            text.tally(&names::PROBES, host, &results, &cells.probes, 0);
+            families.tally(&names::REQUESTS, host, &actions, &cells.actions, actions.len());
+            families.tally(&names::SHORT_CIRCUITED, host, &reasons, &cells.short_circuited, 1);
+            families.tally(&names::WOULD_HAVE, host, &reasons, &cells.would_have, 0);
+            families.sample(&names::IN_FLIGHT, &[host], cells.in_flight.load(Ordering::Relaxed));
+            families.times(&names::REQUEST_SECONDS, &cells.request);
+            families.times(&names::ADDED_SECONDS, &cells.added);
+            families.times(&names::HEAD_SECONDS, &cells.head);
+            families.tally(&names::RESPONSES, host, &CLASSES, &cells.responses, 5);
+            families.tally(&names::UPSTREAM_ERRORS, host, &kinds, &cells.errors, 0);
+            families.tally(&names::SIGNALS, host, &sources, &cells.signals, 0);
+            families.tally(&names::COOLDOWNS_STARTED, host, &reasons, &cells.started, 1);
+            families.count(&names::COOLDOWNS_EXTENDED, host, &cells.extended);
+            families.tally(&names::COOLDOWNS_ENDED, host, &causes, &cells.ended, 0);
+            families.count(&names::COOLDOWNS_CLAMPED, host, &cells.clamped);
+            families.tally(&names::PROBES, host, &results, &cells.probes, 0);
             if cells.tunnels.sum() > 0 {
-                text.sample(&names::TUNNELS_OPEN, &[host], float_signed(cells.tunnels_open.load(Ordering::Relaxed)));
-                text.count(&names::TUNNELS, host, &cells.tunnels);
-                text.tally(&names::TUNNEL_BYTES, host, &directions, &cells.tunnel_bytes, 2);
+                families.sample(&names::TUNNELS_OPEN, &[host], cells.tunnels_open.load(Ordering::Relaxed));
+                families.count(&names::TUNNELS, host, &cells.tunnels);
+                families.tally(&names::TUNNEL_BYTES, host, &directions, &cells.tunnel_bytes, 2);
             }
             if let Some(offset) = cells.clock_offset() {
-                text.sample(&names::CLOCK_OFFSET, &[host], offset);
+                families.sample(&names::CLOCK_OFFSET, &[host], offset);
             }
             if let Some(secs) = cells.last_success() {
-                text.sample(&names::LAST_SUCCESS, &[host], float(secs));
+                families.sample(&names::LAST_SUCCESS, &[host], secs);
             }
         }
     }
 
-    fn globals(&self, text: &mut Text, stats: Stats) {
+    fn globals(&self, families: &mut Families, stats: Stats) {
         let common = &self.common;
-        let errors = Field::ALL.iter().flat_map(|field| Cause::ALL.iter().map(move |cause| (field, cause)));
-        for ((field, cause), count) in errors.zip(common.signal_errors.values()) {
-            text.sample(&names::SIGNAL_ERRORS, &[field.as_str(), cause.as_str()], float(count));
-        }
-        text.histogram(&names::HINT_SECONDS, &[], &common.hints);
-        text.histogram(&names::COOLDOWN_SECONDS, &[], &common.lengths);
-        for ((listener, open), total) in
-            Listener::ALL.iter().zip(&self.connections.open).zip(self.connections.total.values())
-        {
-            let open = float_signed(open.load(Ordering::Relaxed));
-            text.sample(&names::CONNECTIONS_OPEN, &[listener.as_str()], open);
-            text.sample(&names::CONNECTIONS, &[listener.as_str()], float(total));
-        }
         if let Some(pool) = self.pool.get() {
             let pool = pool();
-            text.sample(&names::UPSTREAM_CONNECTIONS, &["open"], size(pool.open));
-            text.sample(&names::UPSTREAM_CONNECTIONS, &["idle"], size(pool.idle));
+            families.sample(&names::UPSTREAM_CONNECTIONS, &["open"], size(pool.open));
+            families.sample(&names::UPSTREAM_CONNECTIONS, &["idle"], size(pool.idle));
         }
-        for (bound, count) in Bound::ALL.iter().zip(self.bounds.values()) {
-            text.sample(&names::BOUNDS, &[bound.as_str()], float(count));
-        }
-        text.sample(&names::KEYS, &[], size(stats.keys));
-        text.sample(&names::KEYS_LIMIT, &[], size(stats.max_keys));
-        text.sample(&names::EVICTIONS, &[], float(stats.evicted));
-        text.sample(&names::UNTRACKED, &[], float(stats.untracked));
-        text.sample(&names::HOST_LABELS, &[], size(common.places.taken()));
-        text.sample(&names::HOST_LABELS_LIMIT, &[], size(common.places.max()));
-        text.sample(&names::LABEL_OVERFLOW, &[], float(common.places.overflow()));
-        for ((action, ok), count) in self.admin.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            text.sample(&names::ADMIN_ACTIONS, &[action, if *ok { "ok" } else { "refused" }], float(*count));
-        }
-        text.sample(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        families.sample(&names::KEYS, &[], size(stats.keys));
+        families.sample(&names::KEYS_LIMIT, &[], size(stats.max_keys));
+        families.sample(&names::EVICTIONS, &[], stats.evicted);
+        families.sample(&names::UNTRACKED, &[], stats.untracked);
+        families.sample(&names::HOST_LABELS, &[], size(common.places.taken()));
+        families.sample(&names::HOST_LABELS_LIMIT, &[], size(common.places.max()));
+        families.sample(&names::LABEL_OVERFLOW, &[], common.places.overflow());
+        families.sample(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     }
 }
 
@@ -154,42 +140,53 @@ impl Mirror {
         mirror
     }
 
-    fn write(&self, text: &mut Text) {
+    fn write(&self, families: &mut Families) {
         for (reason, count) in Reason::ALL.iter().zip(self.active) {
-            text.sample(&names::COOLDOWNS_ACTIVE, &[reason.as_str()], float(count));
+            families.sample(&names::COOLDOWNS_ACTIVE, &[reason.as_str()], count);
         }
-        text.sample(&names::KEYS_PROBING, &[], float(self.probing));
+        families.sample(&names::KEYS_PROBING, &[], self.probing);
         for (label, host) in &self.hosts {
             if let Some(end) = host.end {
-                text.sample(&names::COOLDOWN_END, &[label], float(end.as_millis()) / 1000.0);
+                families.sample(&names::COOLDOWN_END, &[label], end.as_millis().into_f64() / 1000.0);
             }
             for (ladder, step) in [("signals", host.rate_step), ("failures", host.breaker_step)] {
                 if step > 0 {
-                    text.sample(&names::BACKOFF_STEP, &[label, ladder], f64::from(step));
+                    families.sample(&names::BACKOFF_STEP, &[label, ladder], u64::from(step));
                 }
             }
         }
     }
 }
 
-fn size(count: usize) -> f64 {
-    float(u64::try_from(count).unwrap_or(u64::MAX))
+fn size(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// The samples of each family, gathered in any order.
+/// The families of a scrape by name, gathered in any order.
 #[derive(Default)]
-struct Text {
-    families: BTreeMap<&'static str, String>,
-}
+struct Families(BTreeMap<&'static str, MetricFamily>);
 
-impl Text {
-    fn sample(&mut self, family: &Family, values: &[&str], value: f64) {
-        self.line(family, "", values, None, value);
+impl Families {
+    fn sample(&mut self, family: &Family, values: &[&str], value: impl Number) {
+        let mut labels: Vec<_> = family.labels.iter().zip(values).map(|(name, value)| pair(name, value)).collect();
+        // In the order that client libraries have: by name.
+        labels.sort_unstable();
+        let mut metric = Metric::from_label(labels);
+        if family.kind == Kind::Counter {
+            let mut counter = Counter::default();
+            counter.set_value(value.into_f64());
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value.into_f64());
+            metric.set_gauge(gauge);
+        }
+        self.push(family, metric);
     }
 
     fn count(&mut self, family: &Family, host: &str, tally: &Tally<1>) {
         if tally.sum() > 0 {
-            self.sample(family, &[host], float(tally.sum()));
+            self.sample(family, &[host], tally.sum());
         }
     }
 
@@ -197,74 +194,37 @@ impl Text {
     fn tally<const N: usize>(&mut self, family: &Family, host: &str, words: &[&str], tally: &Tally<N>, shown: usize) {
         for (at, (word, count)) in words.iter().zip(tally.values()).enumerate() {
             if at < shown || count > 0 {
-                self.sample(family, &[host, word], float(count));
+                self.sample(family, &[host, word], count);
             }
         }
     }
 
-    /// A histogram; without observations nothing, except when it has no labels.
-    fn histogram(&mut self, family: &Family, values: &[&str], histogram: &Histogram) {
-        let (buckets, count, sum) = histogram.read();
-        if count == 0 && !values.is_empty() {
-            return;
+    /// A histogram, once something was observed.
+    fn times(&mut self, family: &Family, times: &Times) {
+        if let Some(histogram) = times.0.as_ref().filter(|histogram| histogram.get_sample_count() > 0) {
+            self.push(family, histogram.metric());
         }
-        for (bound, below) in buckets {
-            self.line(family, "_bucket", values, Some(&bound.to_string()), float(below));
-        }
-        self.line(family, "_bucket", values, Some("+Inf"), float(count));
-        self.line(family, "_sum", values, None, sum);
-        self.line(family, "_count", values, None, float(count));
     }
 
-    fn line(&mut self, family: &Family, suffix: &str, values: &[&str], le: Option<&str>, value: f64) {
-        let text = self.families.entry(family.name).or_default();
-        text.push_str(family.name);
-        text.push_str(suffix);
-        // In the order that client libraries have: by name, and `le` last.
-        let mut labels: Vec<_> = family.labels.iter().copied().zip(values.iter().copied()).collect();
-        labels.sort_unstable();
-        labels.extend(le.map(|bound| ("le", bound)));
-        let mut open = '{';
-        for (name, value) in labels {
-            text.push(open);
-            text.push_str(name);
-            text.push_str("=\"");
-            escape(text, value);
-            text.push('"');
-            open = ',';
-        }
-        if open == ',' {
-            text.push('}');
-        }
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, " {value}");
-    }
-
-    fn finish(self, process: Option<Vec<prometheus::proto::MetricFamily>>) -> String {
-        let mut text = String::new();
-        for family in names::ALL {
-            let Family { name, kind, help, .. } = family;
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str());
-            text.push_str(self.families.get(name).map_or("", String::as_str));
-        }
-        if let Some(families) = process {
-            let before = text.len();
-            if TextEncoder::new().encode_utf8(&families, &mut text).is_err() {
-                text.truncate(before);
-            }
-        }
-        text
+    fn push(&mut self, family: &Family, metric: Metric) {
+        let new = || {
+            let mut new = MetricFamily::default();
+            new.set_name(family.name.to_owned());
+            new.set_help(family.help.to_owned());
+            new.set_field_type(match family.kind {
+                Kind::Counter => MetricType::COUNTER,
+                Kind::Gauge => MetricType::GAUGE,
+                Kind::Histogram => MetricType::HISTOGRAM,
+            });
+            new
+        };
+        self.0.entry(family.name).or_insert_with(new).mut_metric().push(metric);
     }
 }
 
-fn escape(text: &mut String, value: &str) {
-    for c in value.chars() {
-        match c {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            c => text.push(c),
-        }
-    }
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }

@@ -181,19 +181,31 @@ fn the_gauges_of_cooldowns_follow_the_table() {
 }
 
 #[test]
-fn every_family_has_its_help_and_every_label_its_value() {
+fn every_family_that_speaks_has_its_help_and_every_label_its_value() {
     let metrics = metrics(9);
     let host = metrics.host(&key("a.example"));
     host.tunnel().bytes(Direction::ToUpstream, 7);
+    host.request_seconds(Duration::from_millis(5));
     let _connection = metrics.connection(Listener::Admin);
     metrics.admin_action("freeze", true);
     metrics.set_pool(|| Pool { open: 3, idle: 2 });
     let text = scrape(&metrics, &table(&metrics), NOW);
     for family in names::ALL {
-        assert!(has(&text, &format!("# HELP {} {}", family.name, family.help)));
-        assert!(has(&text, &format!("# TYPE {} {}", family.name, family.kind.as_str())));
+        let count = |line: &str| text.lines().filter(|other| *other == line).count();
+        let speaks = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(family.name))
+            .any(|rest| ["{", " ", "_bucket{"].iter().any(|after| rest.starts_with(after)));
+        let help = count(&format!("# HELP {} {}", family.name, family.help));
+        let kind = count(&format!("# TYPE {} {}", family.name, family.kind.as_str()));
+        assert_eq!((help, kind), (usize::from(speaks), usize::from(speaks)), "{}", family.name);
     }
+    assert!(!text.contains("holdoff_upstream_head_duration_seconds"), "nothing was observed");
     for line in [
+        "holdoff_request_duration_seconds_bucket{host=\"a.example\",le=\"0.005\"} 1",
+        "holdoff_request_duration_seconds_bucket{host=\"a.example\",le=\"+Inf\"} 1",
+        "holdoff_request_duration_seconds_sum{host=\"a.example\"} 0.005",
+        "holdoff_hint_seconds_count 0",
         "holdoff_tunnels_open{host=\"a.example\"} 0",
         "holdoff_tunnel_bytes_total{direction=\"to_upstream\",host=\"a.example\"} 7",
         "holdoff_connections_open{listener=\"admin\"} 1",
