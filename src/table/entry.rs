@@ -11,21 +11,21 @@
 //! entry admits nothing, and what it is told goes on to the entry that the table has by now, so that no signal is lost.
 
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use super::Shared;
 use super::counters::Counters;
 use super::permit::Permit;
 use super::pulse::{FreePass, Pulse};
-use super::snapshot::Snapshot;
 use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use super::word::{Tag, Word};
 use crate::core::cooldown::{Cooldown, Event, Events};
-use crate::core::decision::{Admission, AdmissionKind, Decision, Freeze, NotUntil, Purpose, Reason, State};
+use crate::core::decision::{Admission, AdmissionKind, Decision, NotUntil, Purpose, Reason, State};
 use crate::core::key::Key;
 use crate::core::policy::{Mode, Policy};
 use crate::core::signal::Outcome;
 use crate::core::time::Instant;
+
+mod operate;
 
 /// Told of every change of a key. Called without the key's lock, so events of one key may arrive out of order when two
 /// threads change it at the same time.
@@ -379,74 +379,6 @@ impl<X: Send + Sync + 'static> Entry<X> {
     /// Counts a CONNECT tunnel that was opened.
     pub fn count_tunnel(&self) {
         self.counters.count_tunnel();
-    }
-
-    /// An operator sets a cooldown.
-    pub fn freeze(&self, length: Duration, now: Instant) -> Freeze {
-        if let Some(result) = self.change(now, |machine, policy, events| machine.freeze(policy, length, now, events)) {
-            return result;
-        }
-        match self.home() {
-            Some(home) => home.entry(&self.key.as_ref(), now).freeze(length, now),
-            // There is no table any more, hence nothing to freeze.
-            None => Freeze::AlreadyLonger { until: now },
-        }
-    }
-
-    /// An operator ends the cooldown; says whether there was one.
-    pub fn release(&self, now: Instant) -> bool {
-        let mut events = Events::default();
-        let Some(mut inner) = self.lock_kept() else {
-            let current = self.home().and_then(|home| home.find(&self.key));
-            return current.is_some_and(|entry| entry.release(now));
-        };
-        let Inner { machine, policy, .. } = &mut *inner;
-        let live = machine.release(policy, now, &mut events);
-        self.publish(&mut inner);
-        inner.released = inner.changed;
-        drop(inner);
-        self.tell(&events, now);
-        live
-    }
-
-    /// Other settings from now on. What the key knows stays (SPEC 4.5), and so does a deadline that they would not have set.
-    /// A new entry takes what the table attaches: change that first, then every entry.
-    /// What time did before was under the old settings.
-    pub fn set_policy(&self, policy: Arc<Policy>, now: Instant) {
-        let mut events = Events::default();
-        {
-            let Some(mut inner) = self.lock_kept() else { return };
-            let Inner { machine, policy: old, .. } = &mut *inner;
-            machine.settle(old, now, &mut events);
-            *old = policy;
-            self.publish(&mut inner);
-        }
-        self.tell(&events, now);
-    }
-
-    /// Lets time pass for a key nobody asks for.
-    pub fn settle(&self, now: Instant) {
-        self.change(now, |machine, policy, events| machine.settle(policy, now, events));
-    }
-
-    /// Everything that is shown of the key.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        self.settle(now);
-        let inner = self.lock();
-        Snapshot {
-            key: self.key.clone(),
-            mode: inner.policy.mode,
-            view: inner.machine.view(&inner.policy, now),
-            last_error: inner.last_error_line(),
-            last_status: self.counters.last_status(),
-            last_success: self.counters.last_success(),
-            successes: self.counters.successes(),
-            successes_in_row: self.counters.successes_in_row(),
-            short_circuited: self.counters.short_circuited(),
-            would_have: self.counters.would_have(),
-            tunnels: self.counters.tunnels(),
-            only_tunnels: self.counters.only_tunnels(),
-        }
     }
 
     /// Changes the machine, unless the entry was evicted.
