@@ -358,12 +358,8 @@ impl Cooldown {
             }
             Phase::Cooling => {
                 let Some(live) = self.last() else { return Err("cooling without a cooldown") };
-                let cap = match live.reason {
-                    Reason::Manual => MAX_FREEZE,
-                    Reason::Failing => policy.breaker.max,
-                    _ => Duration::MAX,
-                };
-                if live.reason == Reason::Failing && live.deadline.saturating_since(live.started) > cap {
+                let length = live.deadline.saturating_since(live.started);
+                if live.reason == Reason::Failing && length > policy.breaker.max {
                     return Err("a breaker cooldown longer than its cap");
                 }
             }
