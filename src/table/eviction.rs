@@ -125,7 +125,6 @@ impl<X: Send + Sync + 'static> Shared<X> {
 
 #[cfg(test)]
 mod tests {
-
     use crate::core::policy::Mode;
     use crate::table::tests::{at, name, table};
 

@@ -220,7 +220,8 @@ fn a_freeze_in_mode_observe_ends_with_the_freeze_although_a_longer_cooldown_goes
     let older = forward(&table, "peer", 100);
     table.freeze(&name("peer"), Duration::from_secs(10), at(100)).unwrap();
     older.complete(&limited(60), Some(429), None, at(100), 0);
-    assert_eq!(refusal(admit(&table, "peer", 101)).wait, Duration::from_secs(9));
+    let refused = refusal(admit(&table, "peer", 101));
+    assert_eq!((refused.until, refused.wait, refused.reason), (at(110), Duration::from_secs(9), Reason::Manual));
     assert!(matches!(admit(&table, "peer", 111), Verdict::WouldHave(_)));
 }
 

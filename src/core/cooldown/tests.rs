@@ -1074,4 +1074,16 @@ fn a_broken_invariant_is_named_and_its_bound_is_not() {
     let released = |released| Cooldown { released, ..Cooldown::new() };
     assert_eq!((check(&released(0)), check(&released(1))), ("", ""));
     assert_eq!(check(&released(2)), "a release from the future");
+    let stepped = |rate_step| {
+        let (key, _) = Fixture::cooling(100, 5);
+        Cooldown { rate_step, ..key.machine }
+    };
+    assert_eq!((check(&stepped(0)), check(&stepped(1))), ("", ""));
+    assert_eq!(check(&stepped(2)), "more steps than signals in a row");
+    let mut key = Fixture::with_breaker(3);
+    key.exchange(&FAILING, 100);
+    key.machine.history().failures_in_row = 0;
+    assert_eq!(check(&key.machine), "a streak without failures in a row");
+    key.machine.history().streak.clear();
+    assert_eq!(check(&key.machine), "");
 }
