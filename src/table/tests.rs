@@ -685,3 +685,23 @@ fn refusal_or_none(verdict: Verdict<()>) -> Option<NotUntil> {
         _ => None,
     }
 }
+
+#[test]
+fn a_pass_is_handed_back_to_the_entry_that_gave_it() {
+    let (table, _) = table(10, Mode::Enforce);
+    let entry = table.entry(&name("peer").as_ref(), at(100));
+    let report = |outcome, now| Report { outcome, status: Some(429), error: Some("HTTP 429"), now: at(now), draw: 0 };
+    let pass = || match entry.admit_free(Purpose::Request, at(100)) {
+        Some(Quick::Forward(pass)) => pass,
+        other => panic!("expected a pass, found {other:?}"),
+    };
+    let (first, second, third) = (pass(), pass(), pass());
+    let (early, late) = (limited(5), limited(7));
+    assert_eq!(entry.complete_free(first, &report(&Outcome::Success, 100)), 0, "a success has no line");
+    assert_eq!(entry.complete_free(second, &report(&early, 100)), 1);
+    assert_eq!(entry.complete_free(third, &report(&late, 100)), 2);
+    entry.add_error_body(2, "calm down");
+    assert_eq!(entry.last_error().as_deref(), Some("HTTP 429: calm down"));
+    let refused = entry.admit_free(Purpose::Request, at(101)).unwrap();
+    assert!(matches!(refused, Quick::ShortCircuit(NotUntil { until, .. }) if until == at(107)), "{refused:?}");
+}
