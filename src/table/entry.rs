@@ -398,11 +398,25 @@ impl<X: Send + Sync + 'static> Entry<X> {
     /// Whether the key cools or is being tested, and is therefore never evicted.
     pub(super) fn is_live(&self, now: Instant) -> bool {
         let says_live = || matches!(self.word().tag(), Tag::Cooling | Tag::Probing);
-        if says_live() && self.deadline.load(Ordering::Acquire) <= now.as_nanos() {
+        if says_live() {
             // Quiet time may have ended it without anybody asking.
-            self.settle(now);
+            self.settle_if_due(now);
         }
         says_live()
+    }
+
+    /// Lets time pass for a key nobody asks for, where it may change something.
+    pub(super) fn settle_if_due(&self, now: Instant) {
+        if self.is_due(now) {
+            self.settle(now);
+        }
+    }
+
+    /// Whether time may have changed something: neither of a plain key nor of one that cools on.
+    fn is_due(&self, now: Instant) -> bool {
+        let word = self.word();
+        let cools_on = word.tag() == Tag::Cooling && self.deadline.load(Ordering::Acquire) > now.as_nanos();
+        !word.is_plain() && !cools_on
     }
 
     pub(super) fn is_evicted(&self) -> bool {

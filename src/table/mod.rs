@@ -185,12 +185,10 @@ impl<X: Send + Sync + 'static> Table<X> {
         self.shared.entries(&self.shared.map.pin()).for_each(visit);
     }
 
-    /// Lets time pass for keys nobody asks for: a cooldown that ended by quiet time is told as ended.
+    /// Lets time pass for keys nobody asks for: a cooldown that ended by quiet time is told as ended, and a ramp that is
+    /// over no longer keeps the table from passing requests without a look-up.
     pub fn settle(&self, now: Instant) {
-        // Asking whether a key is live settles it when its deadline has passed.
-        self.for_each(|entry| {
-            entry.is_live(now);
-        });
+        self.for_each(|entry| entry.settle_if_due(now));
     }
 
     /// An operator sets a cooldown, also of a key that is not known yet. `None`: no room for a new key.

@@ -545,6 +545,28 @@ fn a_cooldown_that_nobody_asks_for_is_told_as_ended() {
 }
 
 #[test]
+fn a_ramp_that_nobody_asks_for_does_not_keep_the_table_busy() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    forward(&table, "peer", 105).complete(&Outcome::Success, None, None, at(105), 0);
+    table.settle(at(114));
+    assert!(table.nothing_live().is_none());
+    table.settle(at(115));
+    assert!(table.nothing_live().is_some());
+}
+
+#[test]
+fn steps_that_quiet_time_resets_do_not_keep_the_table_busy() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    forward(&table, "peer", 105).complete(&Outcome::Answered, Some(500), None, at(105), 0);
+    table.settle(at(704));
+    assert!(table.nothing_live().is_none());
+    table.settle(at(705));
+    assert!(table.nothing_live().is_some());
+}
+
+#[test]
 fn slots_are_equal_where_their_keys_are() {
     let slot = |host: &str| Slot(table(10, Mode::Enforce).0.entry(&name(host).as_ref(), at(100)));
     assert!(slot("peer") == slot("peer"));

@@ -85,3 +85,42 @@ fn an_outcome_that_changes_nothing_needs_no_lock() {
     assert_eq!(says_nothing(Outcome::Connected), [false, true, false]);
     assert_eq!(says_nothing(Outcome::Answered), [true; 3]);
 }
+
+#[test]
+fn time_is_let_pass_only_where_it_may_change_something() {
+    let (table, _) = table(10, Mode::Enforce);
+    let entry = table.entry(&name("peer").as_ref(), at(100));
+    assert!(!entry.is_due(at(100)), "plain");
+    cool(&table, "peer", 5, 100);
+    assert_eq!([100, 104, 105, 106].map(|secs| entry.is_due(at(secs))), [false, false, true, true]);
+    let probe = forward(&table, "peer", 105);
+    assert!(entry.is_due(at(104)) && entry.is_due(at(105)), "a probe is out");
+    probe.complete(&Outcome::Success, None, None, at(105), 0);
+    assert!(entry.is_due(at(105)), "a ramp");
+    entry.settle(at(200));
+    assert!(!entry.is_due(at(200)), "plain again");
+    forward(&table, "peer", 200).complete(&Outcome::Failing(Failure::Refused), None, None, at(200), 0);
+    assert!(entry.is_due(at(200)), "a failure");
+    assert!(entry.try_evict(at(200)));
+    assert!(!entry.is_due(at(200)), "gone");
+}
+
+#[test]
+fn under_the_lock_enforcing_tells_the_longer_cooldown_and_the_other_modes_the_freeze() {
+    let (table, _) = table(10, Mode::Enforce);
+    let older = forward(&table, "peer", 100);
+    table.freeze(&name("peer"), Duration::from_secs(10), at(100)).unwrap();
+    older.complete(&limited(60), None, None, at(100), 0);
+    let entry = table.find(&name("peer")).unwrap();
+    for (mode, until, reason) in [
+        (Mode::Enforce, 160, Reason::RateLimited),
+        (Mode::Observe, 110, Reason::Manual),
+        (Mode::Off, 110, Reason::Manual),
+    ] {
+        entry.set_policy(policy(mode), at(100));
+        let wait = Duration::from_secs(until - 101);
+        let expected = NotUntil { until: at(until), wait, reason, state: State::Cooling };
+        let verdict = entry.admit_locked(Purpose::Request, at(101));
+        assert!(matches!(verdict, Some(Verdict::ShortCircuit(refusal)) if refusal == expected), "{verdict:?}");
+    }
+}
