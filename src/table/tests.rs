@@ -78,6 +78,7 @@ fn the_fast_path_and_the_lock_agree_on_a_cooling_key() {
     assert_eq!((refused.reason, refused.state, refused.until), (Reason::RateLimited, State::Cooling, at(105)));
     assert_eq!(snapshot(&table, "peer", 101).short_circuited, 1);
     assert!(forward(&table, "peer", 105).is_probe());
+    assert!(!forward(&table, "other", 105).is_probe());
 }
 
 #[test]
