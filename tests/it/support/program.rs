@@ -16,7 +16,19 @@ pub struct Program {
 impl Program {
     /// Starts it on free ports with more arguments, and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_holdoff"))
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_holdoff")), arguments)
+    }
+
+    /// Like [`Program::start`], with at most so many open files.
+    pub fn start_with_files(most: u32, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh", &most.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_holdoff"));
+        Self::spawn(shell, arguments)
+    }
+
+    fn spawn(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "logfmt"])
             .args(arguments)
             .stdin(Stdio::null())
