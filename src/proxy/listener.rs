@@ -55,7 +55,7 @@ pub struct BindError {
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on `{}`: {}", self.address, self.error)
+        write!(f, "cannot listen on `{}`", self.address)
     }
 }
 
@@ -176,7 +176,7 @@ impl Room {
         // A client has up to two: its own connection and the upstream's.
         let room = rest.saturating_sub(told).checked_div(2).unwrap_or(0).max(1);
         if room < most {
-            tracing::warn!(
+            tracing::info!(
                 "the limit on open files, {descriptors}, leaves room for {room} connections of clients, less than \
                  `limits.max_connections`, {most}; raise it (`ulimit -n`, `LimitNOFILE=`)"
             );

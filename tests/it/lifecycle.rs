@@ -106,6 +106,7 @@ fn a_taken_port_is_a_clear_error() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("error:") && message.contains(&address), "{message}");
+    assert_eq!(message.matches("in use").count(), 1, "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
