@@ -20,6 +20,7 @@ mod failures;
 mod forward;
 mod layers;
 mod lifecycle;
+mod logs;
 mod metrics;
 mod operators;
 mod storm;
