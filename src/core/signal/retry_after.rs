@@ -83,8 +83,10 @@ impl Reader<'_> {
     fn list(&mut self, value: &[u8]) {
         let before = self.parts;
         let mut left = Some(value);
+        // The field has paid for its first member: else one more member would take the last wait away.
+        let mut is_paid = true;
         while let Some(list) = left {
-            if !self.spend() {
+            if !std::mem::take(&mut is_paid) && !self.spend() {
                 return;
             }
             let (first, rest) = cut(list);
@@ -235,19 +237,31 @@ mod tests {
 
     #[test]
     fn the_work_is_bounded_over_all_fields() {
-        // The field itself takes one of the 64 parts, so that 63 members are read.
-        let mut list = vec!["1"; 63];
+        let mut list = vec!["1"; 64];
         list.push("900");
-        let list = list.join(",");
-        let reading = read_all(&[list.as_bytes()]);
+        let reading = read_all(&[list.join(",").as_bytes()]);
         assert_eq!(reading.hint.unwrap().wait, Duration::from_secs(1));
         assert!(reading.causes.contains(Cause::TooMany));
+        let reading = read_all(&[list[1..].join(",").as_bytes()]);
+        assert_eq!(reading.hint.unwrap().wait, Duration::from_secs(900), "the 64th part is read");
+        assert!(!reading.causes.contains(Cause::TooMany));
 
         let fields: Vec<&[u8]> = std::iter::repeat_n(&b"1"[..], 64).chain([&b"900"[..]]).collect();
         let reading = read_all(&fields);
         assert_eq!(reading.hint.unwrap().wait, Duration::from_secs(1));
         assert!(reading.causes.contains(Cause::TooMany));
         assert!(!read_all(fields.get(..64).unwrap()).causes.contains(Cause::TooMany));
+    }
+
+    #[test]
+    fn a_member_too_many_leaves_the_last_wait_as_it_was() {
+        let mut fields = vec![&b"1"[..]; 63];
+        fields.push(b"3600");
+        assert_eq!(wait(&fields), Some(3600));
+        fields.pop();
+        fields.push(b"3600, 5");
+        assert_eq!(wait(&fields), Some(3600));
+        assert!(read_all(&fields).causes.contains(Cause::TooMany));
     }
 
     #[test]
