@@ -23,6 +23,7 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod reverse;
 mod storm;
 mod support;
 mod tunnels;

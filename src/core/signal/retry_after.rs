@@ -10,7 +10,7 @@ use super::{Cause, Causes, Hint, MAX_WAIT};
 use crate::core::decision::Source;
 use crate::core::time::UnixTime;
 
-/// The longest value that is read, in bytes.
+/// The longest value that is read, in bytes, unless it is a number.
 const MAX_VALUE: usize = 4096;
 
 /// The most parts that are read, of all fields of one response together.
@@ -45,7 +45,8 @@ pub fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>, context: &Context) -
         if !reader.spend() {
             break;
         }
-        if value.len() > MAX_VALUE {
+        // A number is read whatever its length: too many digits are the largest wait, not none.
+        if value.len() > MAX_VALUE && digits(trim(value)).is_none() {
             reader.note(Cause::TooLong);
             continue;
         }
@@ -225,11 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_whatever_its_length() {
+        let value = vec![b'9'; 10 * MAX_VALUE];
+        let reading =
+            read([value.as_slice()], &Context { wall: UnixTime::from_secs(0), date: None, fractional: false });
+        assert_eq!(reading.hint.map(|hint| hint.wait), Some(MAX_WAIT));
+        assert!(reading.causes.contains(Cause::Saturated) && !reading.causes.contains(Cause::TooLong));
+    }
+
+    #[test]
     fn a_value_too_long_is_not_read_and_one_at_the_bound_is() {
         let mut value = vec![b'0'; MAX_VALUE - 1];
         value.push(b'7');
         assert_eq!(wait(&[&value]), Some(7));
-        value.push(b'7');
+        value.insert(0, b'x');
         let reading = read_all(&[&value]);
         assert_eq!(reading.hint, None);
         assert!(reading.causes.contains(Cause::TooLong));
