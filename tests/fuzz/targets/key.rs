@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use holdoff::core::key::{Key, KeyRef, Scheme};
+use holdoff::core::key::{Key, KeyError, KeyRef, Scheme};
 use http::uri::Authority;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,8 +17,11 @@ fuzz_target!(|text: &str| {
                 "an authority is a URL without path"
             );
         }
+        if text.contains('@') {
+            assert_eq!(read, Err(KeyError::Userinfo));
+        }
         if let Ok(key) = &read {
-            assert!(!text.contains(['@', '/', '?', '#', '%', '\\']));
+            assert!(!text.contains(['/', '?', '#', '%', '\\']));
             check(key);
             is_what_the_http_crate_reads(key, text);
         }
@@ -45,6 +48,10 @@ fn check(key: &Key) {
     assert!(!host.contains(['[', ']', '@', '%', '/', '\\', ' ']), "{shown}");
     assert!(host.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()), "{shown}");
     assert_eq!(host.contains(':'), matches!(key.ip(), Some(IpAddr::V6(_))), "{shown}");
+    // What a resolver takes for a number, in whatever form, is an address in the one form.
+    let label = host.rsplit('.').next().unwrap_or_default();
+    let is_hex = label.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert!(key.ip().is_some() || !(is_hex || label.bytes().all(|byte| byte.is_ascii_digit())), "{shown}");
     if let Some(address) = key.ip() {
         assert_eq!(address.to_string(), host, "an address has one form");
     }

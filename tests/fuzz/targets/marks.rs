@@ -34,9 +34,12 @@ fuzz_target!(|input: &[u8]| {
     let length = |values: &[HeaderValue]| values.iter().map(HeaderValue::len).sum::<usize>();
     assert!(length(&left) <= length(&values) + 2 * values.len(), "it only takes away, but for the space after a comma");
 
-    // Ours goes, before, between and after what others wrote, and what they wrote stays.
+    // Ours goes in any case of letters, before, between and after what others wrote, and what they wrote stays.
+    for name_as in [name.to_ascii_uppercase(), name.to_ascii_lowercase()] {
+        let ours = proxy_status(&name_as, "dns_error", &name, 20);
+        assert_eq!(strip(&[ours], &name), [HeaderValue::from_static(""); 0]);
+    }
     let ours = proxy_status(&name, "dns_error", &name, 20);
-    assert_eq!(strip(std::slice::from_ref(&ours), &name), [HeaderValue::from_static(""); 0]);
     for value in &left {
         let join = |one: &HeaderValue, other: &HeaderValue| {
             HeaderValue::from_bytes(&[one.as_bytes(), b", ", other.as_bytes()].concat()).unwrap()
@@ -44,6 +47,11 @@ fuzz_target!(|input: &[u8]| {
         let (before, after) = (strip(&[join(&ours, value)], &name), strip(&[join(value, &ours)], &name));
         assert_eq!(before.len(), 1, "{value:?}");
         assert_eq!(before, after);
+        assert_eq!(without_space(&before[0]), without_space(value));
         assert_eq!(strip(&[ours.clone(), value.clone(), ours.clone()], &name), std::slice::from_ref(value));
     }
 });
+
+fn without_space(value: &HeaderValue) -> Vec<u8> {
+    value.as_bytes().iter().copied().filter(|byte| !b" \t".contains(byte)).collect()
+}
