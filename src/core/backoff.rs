@@ -184,4 +184,30 @@ mod tests {
         let secs: Vec<u64> = (1..=8).map(|step| breaker_delay(&breaker, 0.0, step, NO_DRAW).length.as_secs()).collect();
         assert_eq!(secs, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
+
+    #[test]
+    fn clause_3_4_the_first_step_from_a_hint_is_no_guess_and_a_fixed_one_is() {
+        let jittery = CooldownLimits { jitter: 0.2, ..limits() };
+        let fixed = CooldownLimits { ladder: Ladder::Fixed, ..jittery.clone() };
+        let hint = Some(Duration::from_secs(50));
+        assert_eq!(signal_delay(&jittery, hint, 1, u64::MAX).length, Duration::from_secs(50));
+        // 60 s, longer by a fifth, rounded to a nanosecond.
+        assert_eq!(signal_delay(&fixed, hint, 1, u64::MAX).length, Duration::from_secs(72));
+    }
+
+    #[test]
+    fn clause_3_4_a_draw_in_the_middle_leaves_a_guess_as_it_is() {
+        let jittery = CooldownLimits { jitter: 0.2, ..limits() };
+        assert_eq!(signal_delay(&jittery, None, 1, 1 << 63).length, Duration::from_secs(60));
+        assert_eq!(breaker_delay(&BreakerLimits::default(), 0.5, 1, 1 << 62).length, Duration::from_millis(750));
+    }
+
+    #[test]
+    fn clause_3_2_only_a_hint_beyond_the_bound_is_clamped() {
+        for (secs, clamped) in [(3599, false), (3600, false), (3601, true)] {
+            let hint = Duration::from_secs(secs);
+            assert_eq!(hint_delay(&limits(), hint, NO_DRAW).clamped, clamped, "{secs}");
+            assert_eq!(signal_delay(&limits(), Some(hint), 1, NO_DRAW).clamped, clamped, "{secs}");
+        }
+    }
 }

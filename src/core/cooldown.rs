@@ -333,12 +333,9 @@ impl Cooldown {
                 Phase::Cooling => self.last().map(|live| (live.deadline, live.reason)),
                 _ => None,
             },
-            success_matters: self.rate_step > 0
-                || self.breaker_step > 0
-                || self
-                    .history
-                    .as_ref()
-                    .is_some_and(|h| !h.streak.is_empty() || h.limited_in_row > 0 || h.failures_in_row > 0),
+            // A step on the ladder of signals implies a signal in a row, and a streak a failure in a row.
+            success_matters: self.breaker_step > 0
+                || self.history.as_ref().is_some_and(|h| h.limited_in_row > 0 || h.failures_in_row > 0),
             frozen_until: self.history.as_ref().and_then(|h| h.frozen_until),
         }
     }
@@ -358,12 +355,8 @@ impl Cooldown {
             }
             Phase::Cooling => {
                 let Some(live) = self.last() else { return Err("cooling without a cooldown") };
-                let cap = match live.reason {
-                    Reason::Manual => MAX_FREEZE,
-                    Reason::Failing => policy.breaker.max,
-                    _ => Duration::MAX,
-                };
-                if live.reason == Reason::Failing && live.deadline.saturating_since(live.started) > cap {
+                let length = live.deadline.saturating_since(live.started);
+                if live.reason == Reason::Failing && length > policy.breaker.max {
                     return Err("a breaker cooldown longer than its cap");
                 }
             }
@@ -378,6 +371,13 @@ impl Cooldown {
         }
         if self.released > self.epoch {
             return Err("a release from the future");
+        }
+        let history = self.history.as_ref();
+        if self.rate_step > history.map_or(0, |h| h.limited_in_row) {
+            return Err("more steps than signals in a row");
+        }
+        if history.is_some_and(|h| h.failures_in_row == 0 && !h.streak.is_empty()) {
+            return Err("a streak without failures in a row");
         }
         Ok(())
     }

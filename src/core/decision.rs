@@ -192,3 +192,27 @@ pub enum Freeze {
         until: Instant,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_answers_logs_and_metrics() {
+        assert_eq!(
+            Reason::ALL.map(Reason::as_str),
+            ["rate_limited", "unavailable", "backend_busy", "quota_exhausted", "failing", "manual"]
+        );
+        assert_eq!(
+            Source::ALL.map(Source::as_str),
+            ["retry_after_seconds", "retry_after_date", "ladder", "breaker", "body_rule", "fleet", "operator"]
+        );
+        assert_eq!([State::Clear, State::Cooling, State::Probing].map(State::as_str), ["clear", "cooling", "probing"]);
+    }
+
+    #[test]
+    fn an_admission_says_what_it_was_made_with() {
+        let admission = Admission { epoch: 7, kind: AdmissionKind::Probe(3), purpose: Purpose::Tunnel };
+        assert_eq!((admission.epoch(), admission.kind()), (7, AdmissionKind::Probe(3)));
+    }
+}

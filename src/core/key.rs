@@ -234,14 +234,13 @@ fn split_authority(authority: &str) -> Result<(&str, Option<u16>), KeyError> {
     }
 }
 
+/// The port as it is written; that it is not 0 is for [`KeyRef::new`] to see.
 fn parse_port(text: &str) -> Result<u16, KeyError> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+    // The standard library would read `+443`.
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(KeyError::Port);
     }
-    match text.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err(KeyError::Port),
-    }
+    text.parse().map_err(|_| KeyError::Port)
 }
 
 fn normalise_host(host: &str) -> Result<Cow<'_, str>, KeyError> {
@@ -354,5 +353,43 @@ mod tests {
     fn an_owned_key_borrows_nothing_and_stays_the_same() {
         let key = Key::parse("http://[2001:db8::1]:8080").unwrap();
         assert_eq!(KeyRef::from(key.clone()).to_key(), key);
+    }
+
+    #[test]
+    fn the_longest_names_are_taken_and_longer_ones_refused() {
+        let label = "a".repeat(63);
+        let host = [&*label, &*label, &*label, &"b".repeat(61)].join(".");
+        assert_eq!((host.len(), shown(&host)), (253, format!("https://{host}:443")));
+        assert_eq!(Key::parse(&format!("{host}b")).unwrap_err(), KeyError::TooLong);
+    }
+
+    #[test]
+    fn after_the_brackets_only_a_port_may_follow() {
+        assert_eq!(Key::parse("http://[::1]x").unwrap_err(), KeyError::Host);
+        assert_eq!(Key::parse("http://[::1]:0").unwrap_err(), KeyError::Port);
+        assert_eq!(Key::parse("http://[::1]:").unwrap_err(), KeyError::Port);
+    }
+
+    #[test]
+    fn a_literal_is_known_as_an_address() {
+        let ip = |text: &str| Key::parse(text).unwrap().ip().map(|ip| ip.to_string());
+        assert_eq!(ip("http://127.0.0.1").as_deref(), Some("127.0.0.1"));
+        assert_eq!(ip("http://[2001:DB8::1]:8080").as_deref(), Some("2001:db8::1"));
+        assert_eq!(ip("http://peer.example"), None);
+    }
+
+    #[test]
+    fn an_error_says_what_was_expected() {
+        for (error, part) in [
+            (KeyError::Scheme, "`http` or `https`"),
+            (KeyError::Empty, "found none"),
+            (KeyError::Userinfo, "a user name before it"),
+            (KeyError::Port, "from 1 to 65535"),
+            (KeyError::TooLong, "at most 253 bytes"),
+            (KeyError::Host, "a character that neither has"),
+            (KeyError::NotAscii, "A-labels"),
+        ] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 }

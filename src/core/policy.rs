@@ -305,4 +305,33 @@ mod tests {
         assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::OK)), "signals.statuses");
         assert_eq!(refused(|p| p.signals.unavailable.push(StatusCode::TOO_MANY_REQUESTS)), "signals.unavailable");
     }
+
+    #[test]
+    fn values_at_their_bounds_pass() {
+        let mut policy = Policy::default();
+        policy.cooldown.min_cooldown = policy.cooldown.max_overwait;
+        policy.cooldown.default_cooldown = policy.cooldown.max_backoff;
+        policy.breaker.failure_threshold = MAX_FAILURE_THRESHOLD;
+        policy.breaker.initial = policy.breaker.max;
+        (policy.cooldown.growth, policy.cooldown.jitter, policy.breaker.growth) = (100.0, 1.0, 1.0);
+        policy.signals.statuses.extend([StatusCode::BAD_REQUEST, StatusCode::from_u16(599).unwrap()]);
+        policy.check().unwrap();
+        policy.cooldown.max_retry_after = policy.cooldown.min_cooldown;
+        policy.cooldown.default_cooldown = policy.cooldown.min_cooldown;
+        policy.cooldown.max_backoff = policy.cooldown.min_cooldown;
+        policy.check().unwrap();
+    }
+
+    #[test]
+    fn an_error_names_the_key_and_what_was_expected() {
+        let mut policy = Policy::default();
+        policy.cooldown.success_threshold = 0;
+        let error = policy.check().unwrap_err();
+        assert_eq!(error.to_string(), "`cooldown.success_threshold`: expected at least 1");
+    }
+
+    #[test]
+    fn modes_have_the_words_of_the_configuration() {
+        assert_eq!([Mode::Enforce, Mode::Observe, Mode::Off].map(Mode::as_str), ["enforce", "observe", "off"]);
+    }
 }

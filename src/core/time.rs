@@ -130,4 +130,18 @@ mod tests {
         let shown = SystemTime::from(UnixTime::from_millis(u64::MAX));
         assert_eq!(UnixTime::from(shown).as_secs(), 253_402_300_799);
     }
+
+    #[test]
+    fn units_are_what_they_say() {
+        assert_eq!(Instant::from_secs(3).as_nanos(), 3_000_000_000);
+        assert_eq!(Instant::from_secs(3).saturating_add(Duration::from_nanos(7)).as_nanos(), 3_000_000_007);
+        assert_eq!(Instant::from_secs(3).saturating_since(Instant::from_secs(1)), Duration::from_secs(2));
+        let time = UnixTime::from_millis(5_999);
+        assert_eq!((time.as_millis(), time.as_secs()), (5_999, 5));
+        assert_eq!(time.saturating_add(Duration::from_millis(2)).as_millis(), 6_001);
+        assert_eq!(time.saturating_sub(Duration::from_millis(2)).as_millis(), 5_997);
+        assert_eq!(time.saturating_since(UnixTime::from_secs(5)), Duration::from_millis(999));
+        assert_eq!(SystemTime::from(time), UNIX_EPOCH + Duration::from_millis(5_999));
+        assert_eq!(UnixTime::from(UNIX_EPOCH + Duration::from_millis(5_999)), time);
+    }
 }

@@ -50,6 +50,7 @@ mod tests {
         let first = now();
         assert!(first > Instant::ZERO);
         assert!(now() >= first);
+        assert!(wall() > UnixTime::from_secs(1_700_000_000), "the wall clock is past 2023");
     }
 
     #[test]

@@ -158,6 +158,10 @@ impl Counters {
         }
         // Another thread was faster.
         count.fetch_add(1, Ordering::Relaxed);
+        self.note_collision();
+    }
+
+    fn note_collision(&self) {
         if self.collisions.load(Ordering::Relaxed) & !REQUESTS_SEEN < COLLISIONS {
             self.collisions.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -207,5 +211,55 @@ mod tests {
         counters.count_success(Instant::ZERO);
         counters.count_short_circuit();
         assert_eq!((counters.successes(), counters.short_circuited(), counters.would_have()), (200_001, 1, 0));
+    }
+
+    #[test]
+    fn stripes_begin_after_as_many_collisions_whether_or_not_requests_were_seen() {
+        for purpose in [Purpose::Tunnel, Purpose::Request] {
+            let counters = Counters::default();
+            counters.touch(purpose, Instant::ZERO);
+            for _ in 0..COLLISIONS {
+                assert!(counters.stripes.get().is_none());
+                counters.note_collision();
+            }
+            assert!(counters.stripes.get().is_none());
+            counters.note_collision();
+            assert!(counters.stripes.get().is_some());
+            assert_eq!(counters.requests_seen(), purpose == Purpose::Request);
+        }
+    }
+
+    #[test]
+    fn only_tunnels_are_seen_until_something_else_is_asked_for() {
+        let counters = Counters::default();
+        counters.touch(Purpose::Tunnel, Instant::from_secs(7));
+        assert_eq!((counters.only_tunnels(), counters.tunnels(), counters.used()), (false, 0, 7), "none was opened");
+        counters.count_tunnel();
+        counters.count_tunnel();
+        assert_eq!((counters.only_tunnels(), counters.tunnels()), (true, 2));
+        counters.touch(Purpose::Request, Instant::from_secs(9));
+        assert_eq!((counters.only_tunnels(), counters.tunnels(), counters.used()), (false, 2, 9));
+    }
+
+    #[test]
+    fn times_are_kept_to_the_second_and_a_success_at_the_start_of_time_is_one() {
+        let counters = Counters::default();
+        assert_eq!((counters.last_success(), counters.last_status()), (None, None));
+        counters.count_success(Instant::ZERO);
+        assert_eq!(counters.last_success(), Some(Instant::from_secs(1)));
+        counters.count_success(Instant::from_nanos(5_999_999_999));
+        counters.note_status(204);
+        assert_eq!((counters.last_success(), counters.last_status()), (Some(Instant::from_secs(5)), Some(204)));
+    }
+
+    #[test]
+    fn a_row_of_successes_ends() {
+        let counters = Counters::default();
+        (0..3).for_each(|_| counters.count_success(Instant::ZERO));
+        counters.end_row();
+        assert_eq!((counters.successes(), counters.successes_in_row()), (3, 0));
+        counters.count_success(Instant::ZERO);
+        counters.count_would_have();
+        assert_eq!((counters.successes(), counters.successes_in_row(), counters.would_have()), (4, 1, 1));
     }
 }

@@ -539,3 +539,6 @@ impl<X> std::fmt::Debug for Entry<X> {
         f.debug_struct("Entry").field("key", &self.key).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,3 +122,31 @@ impl<X: Send + Sync + 'static> Shared<X> {
         evicted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::core::policy::Mode;
+    use crate::table::tests::{at, name, table};
+
+    #[test]
+    fn a_place_given_back_is_there_for_the_next_key() {
+        let (table, _) = table(1, Mode::Enforce);
+        assert!(table.shared.take_place(at(100)));
+        assert!(!table.shared.take_place(at(100)));
+        table.shared.ring.give_back();
+        assert!(table.shared.take_place(at(100)));
+    }
+
+    #[test]
+    fn the_ring_grows_by_an_eighth() {
+        let (table, _) = table(1000, Mode::Enforce);
+        let mut capacities = Vec::new();
+        for host in 0..1000 {
+            table.entry(&name(&format!("peer{host}")).as_ref(), at(100));
+            capacities.push(table.shared.ring.lock().keys.capacity());
+        }
+        capacities.dedup();
+        assert!(capacities.len() < 32, "{capacities:?}");
+        assert!(capacities.windows(2).all(|pair| pair[1] <= (pair[0] + 16).max(pair[0] * 9 / 8)), "{capacities:?}");
+    }
+}

@@ -123,3 +123,63 @@ impl Pulse {
         self.forgotten.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::cooldown::Summary;
+    use crate::core::policy::Mode;
+
+    fn word(clear: bool, success_matters: bool) -> Word {
+        let summary = Summary { epoch: 1, clear, ramping: !clear, cooling: None, success_matters, frozen_until: None };
+        Word::of(&summary, Mode::Enforce)
+    }
+
+    #[test]
+    fn keys_that_are_not_plain_are_counted_while_they_are_not() {
+        let (plain, owing, busy) = (word(true, false), word(true, true), word(false, false));
+        let pulse = Pulse::new();
+        let mut old = plain;
+        for (new, live, owed) in [
+            (plain, 0, false),
+            (busy, 1, false),
+            (busy, 1, false),
+            (owing, 1, true),
+            (owing, 1, true),
+            (busy, 1, false),
+            (owing, 1, true),
+            (plain, 0, false),
+            (owing, 1, true),
+            (plain, 0, false),
+            (busy, 1, false),
+            (plain, 0, false),
+        ] {
+            pulse.count(old, new);
+            pulse.discount(old, new);
+            assert_eq!((pulse.live(), pulse.is_owed_success(), pulse.is_quiet()), (live, owed, live == 0));
+            old = new;
+        }
+        // Two keys.
+        for live in [1, 2] {
+            pulse.count(plain, busy);
+            assert_eq!(pulse.live(), live);
+        }
+    }
+
+    #[test]
+    fn a_pass_is_of_the_era_in_which_it_was_given() {
+        let pulse = Pulse::new();
+        assert_eq!((pulse.pass().era(), pulse.advance(), pulse.advance()), (0, 1, 2));
+        assert_eq!((pulse.pass().era(), FreePass::of_era(7).era()), (2, 7));
+    }
+
+    #[test]
+    fn the_latest_change_of_what_was_evicted_is_kept() {
+        let pulse = Pulse::new();
+        assert_eq!(pulse.forgotten(), 0);
+        for (changed, latest) in [(3, 3), (2, 3), (5, 5)] {
+            pulse.forget(changed);
+            assert_eq!(pulse.forgotten(), latest);
+        }
+    }
+}

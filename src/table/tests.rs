@@ -8,7 +8,7 @@ use crate::core::policy::{CooldownLimits, Mode};
 use crate::core::signal::{Failure, Hint, Outcome, Signal};
 
 #[derive(Default)]
-struct Told(StdMutex<Vec<Event>>);
+pub(super) struct Told(StdMutex<Vec<Event>>);
 
 impl Observer<()> for Arc<Told> {
     fn event(&self, _: &Entry<()>, event: &Event, _: Instant) {
@@ -16,11 +16,11 @@ impl Observer<()> for Arc<Told> {
     }
 }
 
-fn at(secs: u64) -> Instant {
+pub(super) fn at(secs: u64) -> Instant {
     Instant::from_secs(secs)
 }
 
-fn table(max_keys: usize, mode: Mode) -> (Table<()>, Arc<Told>) {
+pub(super) fn table(max_keys: usize, mode: Mode) -> (Table<()>, Arc<Told>) {
     let told = Arc::new(Told::default());
     let policy = Arc::new(Policy {
         mode,
@@ -30,7 +30,7 @@ fn table(max_keys: usize, mode: Mode) -> (Table<()>, Arc<Told>) {
     (Table::new(max_keys, move |_| (Arc::clone(&policy), ()), Arc::clone(&told)), told)
 }
 
-fn name(host: &str) -> Key {
+pub(super) fn name(host: &str) -> Key {
     KeyRef::new(Scheme::Http, host, 80).unwrap().to_key()
 }
 
@@ -38,14 +38,14 @@ fn admit(table: &Table<()>, host: &str, now: u64) -> Verdict<()> {
     table.admit(&name(host).as_ref(), Purpose::Request, at(now)).1
 }
 
-fn forward(table: &Table<()>, host: &str, now: u64) -> Permit<()> {
+pub(super) fn forward(table: &Table<()>, host: &str, now: u64) -> Permit<()> {
     match admit(table, host, now) {
         Verdict::Forward(permit) => permit,
         other => panic!("expected a permit, found {other:?}"),
     }
 }
 
-fn limited(secs: u64) -> Outcome {
+pub(super) fn limited(secs: u64) -> Outcome {
     Outcome::Signal(Signal {
         reason: Reason::RateLimited,
         hint: Some(Hint { wait: Duration::from_secs(secs), source: Source::RetryAfterSeconds }),
@@ -60,7 +60,7 @@ fn refusal(verdict: Verdict<()>) -> NotUntil {
     }
 }
 
-fn cool(table: &Table<()>, host: &str, secs: u64, now: u64) {
+pub(super) fn cool(table: &Table<()>, host: &str, secs: u64, now: u64) {
     let permit = forward(table, host, now);
     permit.complete(&limited(secs), Some(429), Some("HTTP 429"), at(now), 0);
 }
@@ -220,7 +220,8 @@ fn a_freeze_in_mode_observe_ends_with_the_freeze_although_a_longer_cooldown_goes
     let older = forward(&table, "peer", 100);
     table.freeze(&name("peer"), Duration::from_secs(10), at(100)).unwrap();
     older.complete(&limited(60), Some(429), None, at(100), 0);
-    assert_eq!(refusal(admit(&table, "peer", 101)).wait, Duration::from_secs(9));
+    let refused = refusal(admit(&table, "peer", 101));
+    assert_eq!((refused.until, refused.wait, refused.reason), (at(110), Duration::from_secs(9), Reason::Manual));
     assert!(matches!(admit(&table, "peer", 111), Verdict::WouldHave(_)));
 }
 
@@ -517,4 +518,170 @@ fn two_threads_at_a_full_table_leave_the_counts_right() {
     table.for_each(|entry| entry.settle(at(40_000)));
     assert_eq!(table.stats().live, 0);
     assert!(table.nothing_live().is_some());
+}
+
+#[test]
+fn every_key_is_shown() {
+    let (table, _) = table(10, Mode::Enforce);
+    for host in ["one", "two", "three"] {
+        drop(forward(&table, host, 100));
+    }
+    let mut shown: Vec<_> = table.snapshots(at(100)).into_iter().map(|snapshot| snapshot.key.to_string()).collect();
+    shown.sort();
+    assert_eq!(shown, ["http://one:80", "http://three:80", "http://two:80"]);
+}
+
+#[test]
+fn a_cooldown_that_nobody_asks_for_is_told_as_ended() {
+    let (table, told) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let ended = || told.0.lock().unwrap().iter().any(|event| matches!(event, Event::Ended { .. }));
+    table.settle(at(704));
+    assert!(!ended());
+    assert_eq!(table.stats().live, 1);
+    table.settle(at(705));
+    assert!(ended());
+    assert_eq!(table.stats().live, 0);
+}
+
+#[test]
+fn slots_are_equal_where_their_keys_are() {
+    let slot = |host: &str| Slot(table(10, Mode::Enforce).0.entry(&name(host).as_ref(), at(100)));
+    assert!(slot("peer") == slot("peer"));
+    assert!(slot("peer") != slot("other"));
+}
+
+#[test]
+fn tables_and_entries_can_be_shown_to_programmers() {
+    let (table, _) = table(10, Mode::Enforce);
+    let entry = table.entry(&name("peer").as_ref(), at(100));
+    assert_eq!(format!("{table:?}"), "Table { max_keys: 10, .. }");
+    assert!(format!("{entry:?}").contains("peer"), "{entry:?}");
+}
+
+#[test]
+fn a_pass_that_changes_nothing_is_neither_counted_nor_makes_a_key() {
+    let (table, _) = table(10, Mode::Enforce);
+    for outcome in [Outcome::Success, Outcome::Connected, Outcome::Answered, Outcome::Neutral] {
+        complete_free(&table, "peer", pass(&table, "peer", 100), &outcome, 100);
+    }
+    assert_eq!(table.stats().keys, 0);
+    drop(forward(&table, "peer", 100));
+    complete_free(&table, "peer", pass(&table, "peer", 100), &Outcome::Success, 100);
+    assert_eq!(snapshot(&table, "peer", 100).successes, 0);
+}
+
+#[test]
+fn a_failure_ends_the_row_of_successes() {
+    let (table, _) = table(10, Mode::Enforce);
+    let complete = |outcome| forward(&table, "peer", 100).complete(&outcome, None, None, at(100), 0);
+    complete(Outcome::Success);
+    complete(Outcome::Failing(Failure::Refused));
+    complete(Outcome::Success);
+    complete(Outcome::Answered);
+    complete(Outcome::Success);
+    let shown = snapshot(&table, "peer", 100);
+    assert_eq!((shown.successes, shown.successes_in_row), (3, 2));
+}
+
+#[test]
+fn a_freeze_in_mode_off_ends_without_a_probe() {
+    let (table, _) = table(10, Mode::Off);
+    table.freeze(&name("peer"), Duration::from_secs(10), at(100)).unwrap();
+    assert_eq!(refusal(admit(&table, "peer", 109)).until, at(110));
+    assert!(matches!(admit(&table, "peer", 110), Verdict::Pass));
+}
+
+#[test]
+fn the_longest_unused_key_goes_first() {
+    let (table, _) = table(4, Mode::Enforce);
+    for (host, now) in [("third", 103), ("first", 100), ("fourth", 104), ("second", 101)] {
+        drop(forward(&table, host, now));
+    }
+    for (new, gone) in [("new", "first"), ("newer", "second"), ("newest", "third")] {
+        drop(forward(&table, new, 200));
+        assert!(table.find(&name(gone)).is_none(), "{gone}");
+        assert_eq!(table.stats().keys, 4);
+    }
+    assert!(table.find(&name("fourth")).is_some());
+}
+
+#[test]
+fn a_key_that_remembers_something_goes_after_those_that_do_not() {
+    let (table, _) = table(2, Mode::Enforce);
+    forward(&table, "failed", 100).complete(&Outcome::Failing(Failure::Refused), None, None, at(100), 0);
+    drop(forward(&table, "plain", 150));
+    drop(forward(&table, "new", 200));
+    assert!(table.find(&name("failed")).is_some());
+    assert!(table.find(&name("plain")).is_none());
+}
+
+#[test]
+fn the_least_useful_of_the_next_eight_goes() {
+    let (table, _) = table(12, Mode::Enforce);
+    for (host, now) in [110, 111, 112, 113, 114, 105, 116, 117, 118, 100, 119, 120].into_iter().enumerate() {
+        drop(forward(&table, &format!("peer{host}"), now));
+    }
+    drop(forward(&table, "new", 200));
+    assert!(table.find(&name("peer5")).is_none());
+    assert_eq!(table.stats().evicted, 1);
+}
+
+#[test]
+fn after_a_search_in_vain_the_next_one_waits_a_second() {
+    let (table, _) = table(2, Mode::Enforce);
+    for host in ["one", "two"] {
+        cool(&table, host, 3600, 100);
+    }
+    let counts = |nanos| {
+        drop(table.admit(&name("new").as_ref(), Purpose::Request, Instant::from_nanos(nanos)));
+        (table.stats().untracked, table.stats().evicted)
+    };
+    assert_eq!(counts(101_000_000_000), (1, 0));
+    table.release(&name("one"), at(101)).unwrap();
+    assert_eq!(counts(101_999_999_999), (2, 0));
+    assert_eq!(counts(102_000_000_000), (2, 1));
+}
+
+/// A key that cooled and cleared, a permit from before, and one from after.
+fn cleared(table: &Table<()>) -> (Permit<()>, Permit<()>) {
+    let older = forward(table, "peer", 100);
+    cool(table, "peer", 5, 100);
+    forward(table, "peer", 105).complete(&Outcome::Success, None, None, at(105), 0);
+    (older, forward(table, "peer", 120))
+}
+
+#[test]
+fn a_permit_of_an_evicted_entry_counts_at_the_next_one_as_it_would_have() {
+    for (take_current, outcome, expected) in [
+        (true, hintless(), (State::Cooling, 1)),
+        (false, hintless(), (State::Clear, 0)),
+        (false, limited(7), (State::Cooling, 0)),
+    ] {
+        let (table, _) = table(10, Mode::Enforce);
+        let (older, current) = cleared(&table);
+        assert!(current.entry().try_evict(at(200)));
+        let permit = if take_current { current } else { older };
+        permit.complete(&outcome, None, None, at(200), 0);
+        let view = snapshot(&table, "peer", 200).view;
+        assert_eq!((view.state, view.rate_step), expected, "{take_current} {outcome:?}");
+    }
+}
+
+#[test]
+fn a_permit_from_before_a_release_counts_nowhere_after_an_eviction() {
+    let (table, _) = table(10, Mode::Enforce);
+    let early = forward(&table, "peer", 100);
+    cool(&table, "peer", 60, 100);
+    table.release(&name("peer"), at(101)).unwrap();
+    assert!(early.entry().try_evict(at(200)));
+    early.complete(&limited(60), None, None, at(200), 0);
+    assert_eq!(refusal_or_none(admit(&table, "peer", 200)), None);
+}
+
+fn refusal_or_none(verdict: Verdict<()>) -> Option<NotUntil> {
+    match verdict {
+        Verdict::ShortCircuit(refusal) => Some(refusal),
+        _ => None,
+    }
 }

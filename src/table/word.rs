@@ -117,3 +117,61 @@ impl Word {
         self.0 >> Self::EPOCH_SHIFT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::time::Instant;
+
+    const PLAIN: Summary =
+        Summary { epoch: 1, clear: true, ramping: false, cooling: None, success_matters: false, frozen_until: None };
+    const RAMPING: Summary = Summary { clear: false, ramping: true, ..PLAIN };
+    const PROBING: Summary = Summary { clear: false, ..PLAIN };
+
+    fn cooling(reason: Reason) -> Summary {
+        Summary { cooling: Some((Instant::from_secs(5), reason)), ..PROBING }
+    }
+
+    #[test]
+    fn a_word_holds_every_part_of_a_summary() {
+        let tags = [(PLAIN, Tag::Clear), (RAMPING, Tag::Ramp), (PROBING, Tag::Probing)];
+        let reasons = Reason::ALL.map(|reason| (cooling(reason), Tag::Cooling));
+        for (summary, tag) in tags.into_iter().chain(reasons) {
+            for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
+                for (epoch, frozen, success_matters) in
+                    [(1, false, false), (2, false, true), (77, true, false), (0x2a_aaaa_aaaa_aaaa, true, true)]
+                {
+                    let frozen_until = frozen.then_some(Instant::from_secs(9));
+                    let word = Word::of(&Summary { epoch, frozen_until, success_matters, ..summary }, mode);
+                    assert_eq!((word.tag(), word.mode(), word.epoch()), (tag, mode, epoch));
+                    assert_eq!((word.frozen(), word.success_matters()), (frozen, success_matters));
+                    if let Some((_, reason)) = summary.cooling {
+                        assert_eq!(word.reason(), reason);
+                    }
+                    assert_eq!(word.is_plain(), tag == Tag::Clear && !frozen && !success_matters);
+                    assert_eq!(word.owes_success(), tag == Tag::Clear && success_matters);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_tag_leaves_the_rest() {
+        let word = Word::of(&Summary { success_matters: true, ..cooling(Reason::Manual) }, Mode::Observe);
+        for tag in [Tag::Clear, Tag::Ramp, Tag::Cooling, Tag::Probing, Tag::Evicted] {
+            let other = word.with_tag(tag);
+            assert_eq!((other.tag(), other.mode(), other.reason()), (tag, Mode::Observe, Reason::Manual));
+            assert_eq!((other.epoch(), other.success_matters(), other.frozen()), (1, true, false));
+        }
+    }
+
+    #[test]
+    fn an_evicted_key_remembers_nothing() {
+        let summary = Summary { epoch: 9, success_matters: true, frozen_until: Some(Instant::from_secs(9)), ..PLAIN };
+        for word in [Word::of(&summary, Mode::Off), Word::of(&PLAIN, Mode::Off)] {
+            let gone = word.evicted();
+            assert_eq!((gone.tag(), gone.mode(), gone.epoch()), (Tag::Evicted, Mode::Off, word.epoch()));
+            assert!(gone.is_plain() && !gone.frozen() && !gone.success_matters() && !gone.owes_success());
+        }
+    }
+}

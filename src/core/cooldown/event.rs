@@ -149,3 +149,29 @@ impl Events {
         self.0.iter().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_logs_and_metrics() {
+        assert_eq!(
+            ProbeResult::ALL.map(ProbeResult::as_str),
+            ["success", "answered", "limited", "failed", "neutral", "cancelled", "lease_over"]
+        );
+        assert_eq!(EndCause::ALL.map(EndCause::as_str), ["probe", "quiet", "release"]);
+    }
+
+    #[test]
+    fn events_keep_their_order() {
+        let mut events = Events::default();
+        assert!(events.is_empty());
+        for result in [ProbeResult::Limited, ProbeResult::Success] {
+            events.push(Event::ProbeEnded(result));
+            assert!(!events.is_empty());
+        }
+        let expected = [Event::ProbeEnded(ProbeResult::Limited), Event::ProbeEnded(ProbeResult::Success)];
+        assert!(events.iter().eq(&expected));
+    }
+}

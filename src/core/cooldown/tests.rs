@@ -212,6 +212,17 @@ fn signal_with_hint_of_an_older_permit_after_the_deadline_cools_for_the_hint() {
     assert_eq!((key.deadline(106), key.view(106).rate_step), (113, 1));
 }
 
+#[test]
+fn signal_with_hint_of_an_older_permit_at_the_deadline_is_a_cooldown_of_its_own() {
+    for now in [105, 106] {
+        let (mut key, older) = Fixture::cooling(100, 5);
+        key.observe(older, &limited(Some(7)), now);
+        let started = matches!(key.events.last(), Some(Event::Started { from: State::Probing, step: 0, .. }));
+        assert!(started, "{now}: {:?}", key.events);
+        assert_eq!(key.view(now).totals.cooldowns, 2);
+    }
+}
+
 // ---------------------------------------------------------------- 3.5, row "signal without hint"
 
 #[test]
@@ -887,6 +898,33 @@ fn clause_3_11_a_release_gives_the_places_of_the_ramp_back() {
     assert_eq!(key.refused(110), 1);
 }
 
+#[test]
+fn clause_3_11_a_freeze_from_the_deadline_on_is_a_cooldown_of_its_own() {
+    for now in [105, 106] {
+        let (mut key, _) = Fixture::cooling(100, 5);
+        key.freeze(secs_of(10), now);
+        let started = matches!(key.events.last(), Some(Event::Started { from: State::Probing, step: 0, .. }));
+        assert!(started, "{now}: {:?}", key.events);
+        assert_eq!((key.view(now).totals.cooldowns, key.refused(now)), (2, 10));
+    }
+}
+
+#[test]
+fn clause_3_11_a_freeze_after_a_release_does_not_count_the_deadline_that_was_released() {
+    let (mut key, _) = Fixture::cooling(100, 50);
+    key.release(101);
+    assert_eq!(key.freeze(secs_of(10), 102), Freeze::Set { until: at(112) });
+    assert_eq!((key.reason(102), key.deadline(102), key.view(102).totals.cooldowns), (Reason::Manual, 112, 2));
+}
+
+#[test]
+fn clause_3_11_a_freeze_is_shown_up_to_its_end_although_nothing_settled_it() {
+    let mut key = Fixture::new();
+    key.freeze(secs_of(10), 100);
+    let shown = |secs| key.machine.view(&key.policy, at(secs)).frozen_until;
+    assert_eq!((shown(109), shown(110)), (Some(at(110)), None));
+}
+
 // ---------------------------------------------------------------- 7.3, tunnels
 
 fn tunnel(key: &mut Fixture, now: u64) -> Decision {
@@ -950,4 +988,102 @@ fn a_policy_that_changes_in_between_only_changes_what_comes() {
     key.policy.mode = Mode::Observe;
     assert_eq!(key.deadline(100), 150);
     assert_eq!(key.refused(100), 50);
+}
+
+// ---------------------------------------------------------------- what callers without the lock are told
+
+#[test]
+fn a_success_matters_while_there_is_something_that_it_resets() {
+    let matters = |key: &Fixture| key.machine.summary().success_matters;
+    let mut key = Fixture::new();
+    assert!(!matters(&key));
+    key.exchange(&Outcome::Success, 100);
+    assert!(!matters(&key));
+    // A failure, although the breaker is off.
+    key.exchange(&FAILING, 100);
+    assert!(matters(&key));
+    key.exchange(&Outcome::Success, 101);
+    assert!(!matters(&key));
+    // A step on the ladder of signals, kept by a probe that was answered.
+    key.exchange(&limited(Some(5)), 102);
+    key.exchange(&Outcome::Answered, 107);
+    assert!(matters(&key));
+    key.exchange(&Outcome::Success, 107);
+    assert!(!matters(&key));
+    // A step on the ladder of failures, after the row of them has ended.
+    let mut key = Fixture::with_breaker(1);
+    key.exchange(&FAILING, 100);
+    key.exchange(&Outcome::Answered, 101);
+    key.exchange(&Outcome::Connected, 101);
+    assert_eq!((key.view(101).breaker_step, key.view(101).failures_in_row), (1, 0));
+    assert!(matters(&key));
+    // A signal of an older epoch, which is no step.
+    let (mut key, probe, older) = Fixture::probing(110);
+    key.observe(probe, &Outcome::Success, 110);
+    key.observe(older, &limited(None), 110);
+    assert_eq!((key.view(110).rate_step, key.view(110).limited_in_row), (0, 1));
+    assert!(matters(&key));
+}
+
+#[test]
+fn a_summary_names_the_phase_and_the_deadline() {
+    let phase = |key: &Fixture| {
+        let summary = key.machine.summary();
+        (summary.epoch, summary.clear, summary.ramping, summary.cooling, summary.frozen_until)
+    };
+    let mut key = Fixture::new();
+    assert_eq!(phase(&key), (1, true, false, None, None));
+    key.exchange(&limited(Some(5)), 100);
+    assert_eq!(phase(&key), (2, false, false, Some((at(105), Reason::RateLimited)), None));
+    let probe = key.forward(105);
+    assert_eq!(phase(&key), (3, false, false, None, None));
+    key.observe(probe, &Outcome::Success, 105);
+    assert_eq!(phase(&key), (4, false, true, None, None));
+    key.freeze(secs_of(5), 106);
+    assert_eq!(phase(&key), (5, false, false, Some((at(111), Reason::Manual)), Some(at(111))));
+}
+
+// ---------------------------------------------------------------- the check itself
+
+#[test]
+fn a_broken_invariant_is_named_and_its_bound_is_not() {
+    let policy = Policy::default();
+    let check = |machine: &Cooldown| machine.check_invariants(&policy).err().unwrap_or("");
+    let with = |phase, history: Option<History>| Cooldown { phase, history: history.map(Box::new), ..Cooldown::new() };
+    let history = |reason, secs| {
+        let (key, _) = Fixture::cooling(100, secs);
+        let mut history = *key.machine.history.unwrap();
+        history.last.as_mut().unwrap().reason = reason;
+        Some(history)
+    };
+    let ramp = |in_flight| Phase::Ramp { until: at(100), in_flight, successes: 2 };
+    assert_eq!(check(&with(ramp(3), None)), "");
+    assert_eq!(check(&with(ramp(4), None)), "more requests in the ramp than successes allow");
+    assert_eq!(check(&with(Phase::Cooling, None)), "cooling without a cooldown");
+    assert_eq!(check(&with(Phase::Cooling, history(Reason::Failing, 60))), "");
+    assert_eq!(check(&with(Phase::Cooling, history(Reason::RateLimited, 61))), "");
+    assert_eq!(check(&with(Phase::Cooling, history(Reason::Failing, 61))), "a breaker cooldown longer than its cap");
+    let probing = |number| {
+        let out = Some(Probe { number, started: at(100) });
+        Phase::Probing { out, not_before: at(100), successes: 0, started: 2 }
+    };
+    assert_eq!(check(&with(probing(2), None)), "probing without a cooldown");
+    assert_eq!(check(&with(probing(1), history(Reason::RateLimited, 5))), "");
+    assert_eq!(check(&with(probing(2), history(Reason::RateLimited, 5))), "");
+    assert_eq!(check(&with(probing(3), history(Reason::RateLimited, 5))), "a probe that never started is out");
+    let released = |released| Cooldown { released, ..Cooldown::new() };
+    assert_eq!((check(&released(0)), check(&released(1))), ("", ""));
+    assert_eq!(check(&released(2)), "a release from the future");
+    let stepped = |rate_step| {
+        let (key, _) = Fixture::cooling(100, 5);
+        Cooldown { rate_step, ..key.machine }
+    };
+    assert_eq!((check(&stepped(0)), check(&stepped(1))), ("", ""));
+    assert_eq!(check(&stepped(2)), "more steps than signals in a row");
+    let mut key = Fixture::with_breaker(3);
+    key.exchange(&FAILING, 100);
+    key.machine.history().failures_in_row = 0;
+    assert_eq!(check(&key.machine), "a streak without failures in a row");
+    key.machine.history().streak.clear();
+    assert_eq!(check(&key.machine), "");
 }

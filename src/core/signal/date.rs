@@ -263,4 +263,23 @@ mod tests {
         assert_eq!(clock(&[b"now"], &[]), None);
         assert_eq!(clock(&[b"Mon, 01 Jan 1900 00:00:00 GMT"], &[]), None, "no time to count from");
     }
+
+    #[test]
+    fn a_two_digit_year_is_never_read_by_a_fixed_cut() {
+        assert_eq!(read("Friday, 10-Jul-70 10:00:00 GMT"), None, "that day was a Friday in 1970, and 2070 is meant");
+    }
+
+    #[test]
+    fn the_day_of_the_week_does_not_make_a_date_later() {
+        // Fifty years after a Monday, to the second, on a Sunday.
+        let monday = UnixTime::from_secs(1_751_277_600);
+        let read = |text: &str| http_date(text.as_bytes(), monday).map(UnixTime::as_secs);
+        assert_eq!(read("Sunday, 30-Jun-75 10:00:00 GMT"), Some(3_329_114_400));
+    }
+
+    #[test]
+    fn only_the_exact_syntax_is_read_however_long_it_is() {
+        assert_eq!(read("Sun Nov  6 08:49:37 1994     "), None, "as long as an IMF-fixdate");
+        assert_eq!(read("Thu Jan  1 00:00:01 1970"), Some(1), "the first year there is");
+    }
 }

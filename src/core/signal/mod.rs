@@ -217,3 +217,53 @@ pub fn printable(bytes: &[u8], limit: usize) -> Box<str> {
         bytes.iter().take(limit).map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '?' }).collect();
     text.into_boxed_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_logs_and_metrics() {
+        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after"]);
+        assert_eq!(
+            Cause::ALL.map(Cause::as_str),
+            ["malformed", "negative", "empty", "fraction", "too_long", "too_many", "duplicate", "saturated"]
+        );
+        for (failure, word) in [
+            (Failure::Dns, "dns"),
+            (Failure::Refused, "refused"),
+            (Failure::Unreachable, "unreachable"),
+            (Failure::Reset, "reset"),
+            (Failure::Timeout, "timeout"),
+            (Failure::Tls, "tls"),
+            (Failure::Malformed, "malformed"),
+            (Failure::Status(502), "status"),
+        ] {
+            assert_eq!(failure.as_str(), word);
+        }
+        let signal = Outcome::Signal(Signal { reason: Reason::Unavailable, hint: None, received: None });
+        for (outcome, word) in [
+            (Outcome::Success, "success"),
+            (Outcome::Connected, "success"),
+            (Outcome::Answered, "neutral"),
+            (Outcome::Neutral, "neutral"),
+            (Outcome::Failing(Failure::Tls), "failing"),
+            (signal, "unavailable"),
+        ] {
+            assert_eq!(outcome.as_str(), word);
+        }
+    }
+
+    #[test]
+    fn a_set_of_causes_holds_what_was_put_into_it() {
+        let mut causes = Causes::default();
+        assert!(causes.is_empty());
+        for cause in Cause::ALL {
+            assert!(!causes.contains(cause), "{cause:?}");
+            causes.insert(cause);
+            causes.insert(cause);
+            assert!(causes.contains(cause) && !causes.is_empty(), "{cause:?}");
+        }
+        assert_eq!(causes.iter().collect::<Vec<_>>(), Cause::ALL);
+    }
+}

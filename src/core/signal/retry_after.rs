@@ -335,4 +335,16 @@ mod tests {
             assert!(reading.hint.is_some() || !reading.causes.is_empty(), "{value:?}: neither a hint nor a cause");
         }
     }
+
+    #[test]
+    fn of_two_equal_waits_the_first_is_told() {
+        let list: &[u8] = b"10, Fri, 20 Nov 2026 10:00:10 GMT";
+        assert_eq!(read_all(&[list]).hint.unwrap().source, Source::RetryAfterSeconds);
+    }
+
+    #[test]
+    fn a_value_without_a_comma_takes_one_part() {
+        let fields = [&b"soon"[..]; MAX_PARTS];
+        assert!(!read_all(&fields).causes.contains(Cause::TooMany));
+    }
 }
