@@ -1,4 +1,4 @@
-//! What a request pays for being asked about: `cargo bench --no-default-features --bench core`.
+//! What a request pays for being asked about: `cargo bench --no-default-features --features table --bench core`.
 //!
 //! One figure is one exchange: asked before it is sent, and completed with a success, unless the name says otherwise.
 //! `permit` is `Table::admit`, which counts every request at its key; `free` is `Table::admit_free`; `held` is a caller that

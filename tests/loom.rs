@@ -1,7 +1,7 @@
 //! Every interleaving of two or three threads at one key, within a few preemptions:
 //!
 //! ```text
-//! RUSTFLAGS="--cfg holdoff_loom" cargo test --no-default-features --test loom --target-dir target/loom
+//! RUSTFLAGS="--cfg holdoff_loom" cargo test --no-default-features --features table --test loom --target-dir target/loom
 //! ```
 //!
 //! Within two minutes on two cores, the build included. Without that flag this file is empty.

@@ -31,6 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::settings::ListenAddress;
 use crate::metrics::{Bound, Listener};
@@ -58,6 +59,9 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// After an error of accepting (out of file descriptors), the next try waits that long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often that is told.
+const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 
 /// The listeners of `[admin]` and `[metrics]`, bound but not yet served.
 pub struct Server {
@@ -142,6 +146,7 @@ impl Server {
 
 async fn serve_tcp(api: Arc<Api>, door: Door, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let mut connections = Connections::new(api, door, stop.clone());
+    let mut warned = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -154,7 +159,7 @@ async fn serve_tcp(api: Arc<Api>, door: Door, listener: TcpListener, mut stop: w
                 let _ = stream.set_nodelay(true);
                 connections.serve(stream, Arrival::Tcp(local.ip().to_canonical()), peer.to_string());
             }
-            Err(error) => accept_failed(&error).await,
+            Err(error) => accept_failed(&error, &mut warned).await,
         }
     }
     connections.finish().await;
@@ -162,6 +167,7 @@ async fn serve_tcp(api: Arc<Api>, door: Door, listener: TcpListener, mut stop: w
 
 async fn serve_unix(api: Arc<Api>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let mut connections = Connections::new(api, Door::Admin, stop.clone());
+    let mut warned = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -173,14 +179,18 @@ async fn serve_unix(api: Arc<Api>, listener: UnixListener, mut stop: watch::Rece
                     stream.peer_cred().map_or_else(|_| "unix".to_owned(), |peer| format!("unix, uid {}", peer.uid()));
                 connections.serve(stream, Arrival::Unix, peer);
             }
-            Err(error) => accept_failed(&error).await,
+            Err(error) => accept_failed(&error, &mut warned).await,
         }
     }
     connections.finish().await;
 }
 
-async fn accept_failed(error: &io::Error) {
-    tracing::warn!(target: "holdoff::admin", %error, "expected to accept a connection");
+/// Waits a moment, since the listener stays ready; tells it every [`ACCEPT_WARNING`], not every moment.
+async fn accept_failed(error: &io::Error, warned: &mut Option<Instant>) {
+    if warned.is_none_or(|last| last.elapsed() >= ACCEPT_WARNING) {
+        *warned = Some(Instant::now());
+        tracing::warn!(target: "holdoff::admin", %error, "expected to accept a connection");
+    }
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 

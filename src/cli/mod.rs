@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::diagnostic::ConfigErrors;
+use crate::config::diagnostic::{ConfigErrors, mask_credentials};
 
 mod admin_args;
 mod check;
@@ -105,8 +105,11 @@ pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
+            // It repeats what was typed or stands in the environment, which may be a URL with a password in it.
+            let text = error.render().to_string();
+            let masked = mask_credentials(&text);
             // A closed pipe is no reason to fail: whoever closed it has seen enough.
-            let _ = error.print();
+            let _ = if masked == text { error.print() } else { io::stderr().lock().write_all(masked.as_bytes()) };
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
                 _ => ExitCode::from(Error::USAGE),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{ConfigArgs, Error};
@@ -27,7 +28,15 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::failed("expected to start the runtime").caused_by(&e))?;
+    open_more_files();
     runtime.block_on(serve(loaded))
+}
+
+/// Takes the limit on open files as far as we are allowed to: the usual 1024 is meant for programs that use `select`.
+fn open_more_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, the listener makes do with less.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 async fn serve(loaded: Loaded) -> Result<ExitCode, Error> {

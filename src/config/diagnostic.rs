@@ -89,7 +89,7 @@ pub(super) fn visible(c: char) -> char {
 
 /// Hides what stands before an `@`, as a user and a password in a URL do, character by character so that columns hold.
 /// Rather too much than too little: a password may hold a `/` that ends it for a parser, but not for a reader.
-pub(super) fn mask_credentials(text: &str) -> String {
+pub(crate) fn mask_credentials(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     for token in text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`')) {
         let Some((secret, rest)) = token.rsplit_once('@') else {

@@ -287,8 +287,9 @@ async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &
     };
     let parts = connection.into_parts();
     let (stream, unread) = parts.io.into_inner().into_parts();
-    // What hyper has not parsed comes before what it has not seen.
-    let rest = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
+    // What hyper has not parsed comes before what it has not seen. Copied, or nothing: a piece of hyper's buffer, be it
+    // empty, would keep all of it for as long as the connection is idle.
+    let rest = [parts.read_buf, unread].concat().into();
     end(&context, &wire, done, stream, rest).await
 }
 

@@ -174,7 +174,14 @@ impl Exchange<'_> {
         let request = self.outgoing(request, to.path, to.host).await;
         let target = Target { key: self.entry.key(), host: &host.settings };
         let sent_at = clock::now();
-        let sent = context.upstreams.send(&target, request).await;
+        let sent = tokio::select! {
+            sent = context.upstreams.send(&target, request) => sent.map_err(|failed| failed.error),
+            // Dropping the exchange closes its connection.
+            () = flooded(client) => Err(ProxyError::new(
+                ErrorKind::UpstreamProtocol,
+                "the upstream sends informational answers (1xx) without end",
+            )),
+        };
         client.wire.head_came();
         let now = clock::now();
         match sent {
@@ -183,11 +190,9 @@ impl Exchange<'_> {
                 host.metrics.head_seconds(now.saturating_since(sent_at));
                 self.deliver(response, mapping, place, record, now)
             }
-            Err(failed) => {
-                let error = failed.error;
+            Err(error) => {
                 record.failed(&context.shared, error.kind());
                 self.fail(&error, now);
-                drop(failed.request);
                 let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
             }
@@ -226,10 +231,6 @@ impl Exchange<'_> {
     /// Sees to it that 1xx answers pass, and that `100 Continue` opens the gate.
     async fn pass_interim(&self, request: &mut Request<RequestBody>, gate: Option<oneshot::Sender<()>>) {
         let is_old = self.shape.version < Version::HTTP_11;
-        if is_old {
-            // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
-            return;
-        }
         let (client, expects) = (self.client, self.shape.expects);
         let most = client.context.shared.settings.limits.max_interim_responses;
         let exchange = poll_fn(|cx| Poll::Ready(client.wire.await_head(most, cx.waker()))).await;
@@ -238,10 +239,15 @@ impl Exchange<'_> {
         hyper::ext::on_informational(request, move |interim| {
             if expects && interim.status() == StatusCode::CONTINUE {
                 // hyper sends the client's 100 itself when the body is asked for.
-                if let Some(gate) = gate.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    let _ = gate.send(());
+                match gate.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    Some(gate) => drop(gate.send(())),
+                    None => wire.drop_interim(exchange),
                 }
                 return;
+            }
+            // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
+            if is_old {
+                return wire.drop_interim(exchange);
             }
             let (status, version) = (interim.status(), interim.version());
             let headers = to_client(interim.headers().clone(), status, version, &context.via, UnixTime::from_secs(0));
@@ -348,6 +354,11 @@ impl Exchange<'_> {
             complete_failed(permit, error, self.entry.key(), now);
         }
     }
+}
+
+/// Waits until it turns out that the upstream never comes to its answer.
+async fn flooded(client: &Client) {
+    poll_fn(|_| if client.wire.is_flooded() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// Completes a permit with an error. What says nothing about the host is as if nothing had been sent.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -29,6 +30,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many connections beyond the bound are told so at a time; the others are just closed.
 const TOLD: usize = 64;
+
+/// Descriptors that clients never get: for operators, listeners, files and the resolver.
+const RESERVE: usize = 128;
 
 /// The open sockets of the data path.
 pub struct Server {
@@ -51,7 +55,7 @@ pub struct BindError {
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on `{}`: {}", self.address, self.error)
+        write!(f, "cannot listen on `{}`", self.address)
     }
 }
 
@@ -116,10 +120,11 @@ impl Server {
     /// end of the grace time, tunnels and streams too, is cut.
     pub async fn run(self, upstreams: Upstreams<RequestBody>, mut drain: watch::Receiver<bool>) {
         let shared = self.shared;
-        let (grace, most) = (shared.settings.shutdown.grace, shared.settings.limits.max_connections);
+        let grace = shared.settings.shutdown.grace;
+        let Room { clients, told } = Room::of(shared.settings.limits.max_connections, descriptors());
         let context = Context::new(shared, upstreams);
-        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        let told = Arc::new(Semaphore::new(TOLD));
+        let places = Arc::new(Semaphore::new(clients.min(Semaphore::MAX_PERMITS)));
+        let told = Arc::new(Semaphore::new(told));
         let (stop, stopped) = watch::channel(None::<Instant>);
         let mut accepting = JoinSet::new();
         for socket in self.sockets {
@@ -151,6 +156,38 @@ impl Socket {
 
 fn has_no_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
+/// How many connections of clients there may be, so that descriptors are left for operators: a door that cannot be opened
+/// when it is needed most is no door.
+#[derive(Debug, PartialEq, Eq)]
+struct Room {
+    clients: usize,
+    told: usize,
+}
+
+impl Room {
+    /// For `most` wanted connections in a process that may open `descriptors` files; `None`: as many as it likes.
+    fn of(most: usize, descriptors: Option<usize>) -> Self {
+        let Some(descriptors) = descriptors else { return Self { clients: most, told: TOLD } };
+        let reserve = RESERVE.min(descriptors.checked_div(2).unwrap_or(0));
+        let rest = descriptors.saturating_sub(reserve);
+        let told = TOLD.min(rest.checked_div(4).unwrap_or(0));
+        // A client has up to two: its own connection and the upstream's.
+        let room = rest.saturating_sub(told).checked_div(2).unwrap_or(0).max(1);
+        if room < most {
+            tracing::info!(
+                "the limit on open files, {descriptors}, leaves room for {room} connections of clients, less than \
+                 `limits.max_connections`, {most}; raise it (`ulimit -n`, `LimitNOFILE=`)"
+            );
+        }
+        Self { clients: most.min(room), told }
+    }
+}
+
+/// How many descriptors this process may have open.
+fn descriptors() -> Option<usize> {
+    getrlimit(Resource::Nofile).current.map(|most| usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 struct Acceptor {
@@ -205,7 +242,7 @@ impl Acceptor {
                 self.tasks.spawn(async move {
                     let error = ProxyError::new(
                         ErrorKind::Overload,
-                        "as many connections are open as `limits.max_connections` allows",
+                        "as many connections are open as `limits.max_connections` or the limit on open files allows",
                     );
                     connection::end_with(&context, stream, &error).await;
                     drop(place);
@@ -228,4 +265,19 @@ fn is_of_the_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_left_for_operators_and_upstreams() {
+        assert_eq!(Room::of(10_000, None), Room { clients: 10_000, told: 64 });
+        assert_eq!(Room::of(10_000, Some(1 << 20)), Room { clients: 10_000, told: 64 });
+        assert_eq!(Room::of(10_000, Some(1024)), Room { clients: 416, told: 64 });
+        assert_eq!(Room::of(10, Some(1024)), Room { clients: 10, told: 64 });
+        assert_eq!(Room::of(10_000, Some(64)), Room { clients: 12, told: 8 });
+        assert_eq!(Room::of(10_000, Some(0)), Room { clients: 1, told: 0 });
+    }
 }

@@ -10,6 +10,7 @@ use super::body::Excerpt;
 use super::error::{ErrorKind, Fault};
 use super::shared::{Host, Shared};
 use crate::core::decision::Reason;
+use crate::core::signal::printable;
 use crate::core::time::Instant;
 use crate::metrics::{Action, Bound, InFlight};
 use crate::table::{Entry, clock};
@@ -30,10 +31,10 @@ pub(super) struct Record {
     line: Option<Box<Line>>,
 }
 
-/// What the access log shows of the request: no query, no credentials.
+/// What the access log shows of the request: no query, no credentials, and nothing that a terminal takes for a command.
 struct Line {
     method: Method,
-    path: String,
+    path: Box<str>,
 }
 
 impl Record {
@@ -44,7 +45,7 @@ impl Record {
         arrived: Instant,
     ) -> Self {
         let line = shared.settings.log.access.then(|| {
-            let path = request.uri().path().chars().take(PATH).collect();
+            let path = printable(request.uri().path().as_bytes(), PATH);
             Box::new(Line { method: request.method().clone(), path })
         });
         Self {
@@ -147,7 +148,7 @@ impl Drop for Record {
             target: "access",
             method = %line.method,
             host = self.entry.as_ref().map(|entry| tracing::field::display(entry.key())),
-            path = line.path,
+            path = &*line.path,
             status = self.status,
             action = self.action.map(Action::as_str),
             reason = self.reason,

@@ -29,6 +29,9 @@ use super::tunnel::Tunnel;
 /// The most bytes of 1xx answers that wait for a client which does not read.
 const MAX_QUEUE: usize = 64 * 1024;
 
+/// How many 1xx answers beyond the bound are dropped before the upstream is taken for one that never comes to its answer.
+const MAX_DROPPED: usize = 256;
+
 /// What goes on between hyper and us on one connection.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -47,6 +50,8 @@ pub(super) struct Wire {
     respell: AtomicBool,
     /// An answer of hyper's own making was replaced by ours.
     refused: AtomicBool,
+    /// The upstream sends 1xx answers without end.
+    flooded: AtomicBool,
     /// A write is waiting for the client.
     stalled: AtomicBool,
     /// For how long a write may wait, in milliseconds; 0: for ever.
@@ -64,6 +69,8 @@ struct Inner {
     exchange: u64,
     /// How many more 1xx answers the exchange may pass on; none while no head is awaited.
     interim: Option<usize>,
+    /// How many of the exchange were dropped.
+    dropped: usize,
     waker: Option<Waker>,
     tunnel: Option<Tunnel>,
     read_some: bool,
@@ -98,6 +105,7 @@ impl Wire {
             unasked: AtomicBool::new(false),
             respell: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            flooded: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -107,6 +115,7 @@ impl Wire {
                 queue: Vec::new(),
                 exchange: 0,
                 interim: None,
+                dropped: 0,
                 waker: None,
                 tunnel: None,
                 read_some: false,
@@ -134,6 +143,8 @@ impl Wire {
     pub(super) fn await_head(&self, most: usize, waker: &Waker) -> u64 {
         let mut inner = self.lock();
         inner.interim = Some(most);
+        inner.dropped = 0;
+        self.flooded.store(false, Ordering::Relaxed);
         if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inner.waker = Some(waker.clone());
         }
@@ -155,12 +166,12 @@ impl Wire {
             match inner.interim {
                 None => return Interim::Late,
                 Some(left) => match left.checked_sub(1) {
-                    None => return Interim::TooMany,
+                    None => return self.dropped(inner),
                     Some(left) => inner.interim = Some(left),
                 },
             }
             if inner.queue.len() > MAX_QUEUE {
-                return Interim::TooMany;
+                return self.dropped(inner);
             }
             write_interim(&mut inner.queue, status, headers);
             self.has_queue.store(true, Ordering::Release);
@@ -170,6 +181,31 @@ impl Wire {
             waker.wake();
         }
         Interim::Queued
+    }
+
+    /// Counts a 1xx answer that is for nobody. Called from the upstream's task.
+    pub(super) fn drop_interim(&self, exchange: u64) {
+        let inner = self.lock();
+        if inner.exchange == exchange && inner.interim.is_some() {
+            self.dropped(inner);
+        }
+    }
+
+    fn dropped(&self, mut inner: MutexGuard<'_, Inner>) -> Interim {
+        inner.dropped = inner.dropped.saturating_add(1);
+        if inner.dropped > MAX_DROPPED && !self.flooded.swap(true, Ordering::Relaxed) {
+            let waker = inner.waker.clone();
+            drop(inner);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        Interim::TooMany
+    }
+
+    /// Whether the upstream sends 1xx answers without end. The task of the connection is woken when it turns out so.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// hyper has taken the answer whole, or given up on it.

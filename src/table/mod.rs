@@ -4,6 +4,9 @@
 //! read with one load. It grows to `max_keys`; then idle clear keys go first, a running cooldown never. When even that
 //! leaves no room, a new key gets an entry that is not kept: its requests are forwarded and counted as untracked.
 //!
+//! A clear key with a name of 25 bytes and nothing attached costs 304 to 315 bytes, by how full the map is; one that has
+//! cooled about 200 more (`cargo test --test memory -- --nocapture` prints it).
+//!
 //! There are two ways to ask. [`Table::admit`] gives a [`Permit`], which holds its key's entry: counted, cancelled when
 //! dropped. [`Table::admit_free`] gives a [`FreePass`] where the key is clear: nothing shared is written, and while no key
 //! of the table is anything but clear not even the look-up is made; in return such a request is not counted at its key.

@@ -142,6 +142,17 @@ fn usage_errors_are_exit_code_2_and_help_is_0() {
 }
 
 #[test]
+fn an_error_about_what_was_typed_hides_credentials() {
+    let typed = holdoff(&["status", "--admin", "http://user:hidden@127.0.0.1:1"], &[]);
+    let set = holdoff(&["status"], &[("HOLDOFF_ADMIN", "http://user:hidden@127.0.0.1:1")]);
+    for output in [typed, set] {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(message.contains("@127.0.0.1:1") && !message.contains("hidden"), "{message}");
+    }
+}
+
+#[test]
 fn a_closed_stdout_is_no_panic() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_holdoff"))
         .args(["config", "default"])

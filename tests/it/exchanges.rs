@@ -159,6 +159,35 @@ async fn informational_answers_pass_before_the_final_one() {
 }
 
 #[tokio::test]
+async fn informational_answers_without_end_are_a_fault_of_the_upstream() {
+    let requests = [
+        ("1.1", "", "103 Early Hints"),
+        ("1.0", "", "103 Early Hints"),
+        ("1.1", "Content-Length: 2\r\nExpect: 100-continue\r\n", "100 Continue"),
+    ];
+    for (version, fields, interim) in requests {
+        let host = Host::start().await;
+        let holdoff = Holdoff::start("").await;
+        let mut client = holdoff.client().await;
+        client.send(format!("POST http://{}/ HTTP/{version}\r\nHost: {0}\r\n{fields}\r\n", host.address)).await;
+        let mut line = host.accept().await;
+        line.until("\r\n\r\n").await;
+        // Written until we close, which is what is to be seen.
+        let flood = format!("HTTP/1.1 {interim}\r\n\r\n");
+        let flooding = tokio::spawn(async move { while line.stream.write_all(flood.as_bytes()).await.is_ok() {} });
+        let last = loop {
+            let answer = client.answer("POST").await;
+            if answer.status >= 200 {
+                break answer;
+            }
+        };
+        assert_eq!(last.status, 502, "{version} {interim}: {}", last.head);
+        assert!(last.field("holdoff").contains("kind=upstream_protocol"), "{}", last.head);
+        within("the end of the flood", flooding).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_old_client_gets_no_informational_answer_no_chunks_and_no_second_request() {
     let host = Host::start().await;
     let holdoff = Holdoff::start("").await;

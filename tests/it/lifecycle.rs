@@ -106,6 +106,7 @@ fn a_taken_port_is_a_clear_error() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("error:") && message.contains(&address), "{message}");
+    assert_eq!(message.matches("in use").count(), 1, "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,4 +122,18 @@ async fn health_knows_a_running_one_from_none() {
         Command::new(env!("CARGO_BIN_EXE_holdoff")).args(["health", "--admin", &admin]).output().unwrap().status.code()
     };
     assert_eq!(tokio::task::spawn_blocking(move || health(format!("http://{none}"))).await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_take_every_descriptor_leave_the_operators_theirs() {
+    let program = Program::start_with_files(64, &[]);
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(Client::connect(program.address("proxy")).await);
+    }
+    let mut admin = Client::connect(program.address("admin")).await;
+    admin.send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(admin.answer("GET").await.status, 200);
+    assert!(program.log().contains("limit on open files"), "{}", program.log());
+    drop(clients);
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::support::client::{Answer, Client};
 use crate::support::origin::{Origin, Reply, limited, message, ok};
 use crate::support::sidecar::Holdoff;
-use crate::support::{until, within};
+use crate::support::{DEADLINE, until, within};
 
 /// Asks once from each of `count` clients at the same time.
 async fn ask_all(holdoff: &Holdoff, url: &str, count: usize) -> Vec<Answer> {
@@ -241,4 +241,36 @@ async fn an_operator_freezes_and_releases() {
     assert_eq!(holdoff.ask_admin("DELETE", &path, "").await.status, 200);
     assert_eq!(holdoff.get(&url).await.text(), "fine");
     assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_probe_gives_the_slot_back() {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::Bytes(message(429, "Too Many Requests", &[("Retry-After", "1")], "")),
+        1 => Reply::Hang,
+        _ => ok("well again"),
+    })
+    .await;
+    let holdoff = Holdoff::start("").await;
+    assert_eq!(holdoff.get(&origin.url()).await.status, 429);
+    let key = format!("http://{}", origin.address());
+    let deadline = Instant::now() + Duration::from_millis(1050);
+    tokio::time::sleep_until(deadline).await;
+    let mut probing = holdoff.client().await;
+    probing.send(format!("GET {}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.url())).await;
+    until("the probe at the origin", || origin.count() == 2).await;
+    assert_eq!(holdoff.key(&key).await["probe_out"], true);
+    drop(probing);
+    let start = Instant::now();
+    while holdoff.key(&key).await["probe_out"] == true {
+        assert!(start.elapsed() < DEADLINE, "expected the slot back long before the lease of 30 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The next probe starts `min_cooldown` after this one did.
+    while holdoff.get(&origin.url()).await.status != 200 {
+        assert!(start.elapsed() < DEADLINE, "expected the next probe");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(origin.count(), 3);
 }

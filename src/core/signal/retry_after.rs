@@ -10,7 +10,7 @@ use super::{Cause, Causes, Hint, MAX_WAIT};
 use crate::core::decision::Source;
 use crate::core::time::UnixTime;
 
-/// The longest value that is read, in bytes.
+/// The longest value that is read, in bytes, unless it is a number.
 const MAX_VALUE: usize = 4096;
 
 /// The most parts that are read, of all fields of one response together.
@@ -45,7 +45,8 @@ pub fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>, context: &Context) -
         if !reader.spend() {
             break;
         }
-        if value.len() > MAX_VALUE {
+        // A number is read whatever its length: too many digits are the largest wait, not none.
+        if value.len() > MAX_VALUE && digits(trim(value)).is_none() {
             reader.note(Cause::TooLong);
             continue;
         }
@@ -83,8 +84,10 @@ impl Reader<'_> {
     fn list(&mut self, value: &[u8]) {
         let before = self.parts;
         let mut left = Some(value);
+        // The field has paid for its first member: else one more member would take the last wait away.
+        let mut is_paid = true;
         while let Some(list) = left {
-            if !self.spend() {
+            if !std::mem::take(&mut is_paid) && !self.spend() {
                 return;
             }
             let (first, rest) = cut(list);
@@ -223,11 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_whatever_its_length() {
+        let value = vec![b'9'; 10 * MAX_VALUE];
+        let reading =
+            read([value.as_slice()], &Context { wall: UnixTime::from_secs(0), date: None, fractional: false });
+        assert_eq!(reading.hint.map(|hint| hint.wait), Some(MAX_WAIT));
+        assert!(reading.causes.contains(Cause::Saturated) && !reading.causes.contains(Cause::TooLong));
+    }
+
+    #[test]
     fn a_value_too_long_is_not_read_and_one_at_the_bound_is() {
         let mut value = vec![b'0'; MAX_VALUE - 1];
         value.push(b'7');
         assert_eq!(wait(&[&value]), Some(7));
-        value.push(b'7');
+        value.insert(0, b'x');
         let reading = read_all(&[&value]);
         assert_eq!(reading.hint, None);
         assert!(reading.causes.contains(Cause::TooLong));
@@ -235,19 +247,31 @@ mod tests {
 
     #[test]
     fn the_work_is_bounded_over_all_fields() {
-        // The field itself takes one of the 64 parts, so that 63 members are read.
-        let mut list = vec!["1"; 63];
+        let mut list = vec!["1"; 64];
         list.push("900");
-        let list = list.join(",");
-        let reading = read_all(&[list.as_bytes()]);
+        let reading = read_all(&[list.join(",").as_bytes()]);
         assert_eq!(reading.hint.unwrap().wait, Duration::from_secs(1));
         assert!(reading.causes.contains(Cause::TooMany));
+        let reading = read_all(&[list[1..].join(",").as_bytes()]);
+        assert_eq!(reading.hint.unwrap().wait, Duration::from_secs(900), "the 64th part is read");
+        assert!(!reading.causes.contains(Cause::TooMany));
 
         let fields: Vec<&[u8]> = std::iter::repeat_n(&b"1"[..], 64).chain([&b"900"[..]]).collect();
         let reading = read_all(&fields);
         assert_eq!(reading.hint.unwrap().wait, Duration::from_secs(1));
         assert!(reading.causes.contains(Cause::TooMany));
         assert!(!read_all(fields.get(..64).unwrap()).causes.contains(Cause::TooMany));
+    }
+
+    #[test]
+    fn a_member_too_many_leaves_the_last_wait_as_it_was() {
+        let mut fields = vec![&b"1"[..]; 63];
+        fields.push(b"3600");
+        assert_eq!(wait(&fields), Some(3600));
+        fields.pop();
+        fields.push(b"3600, 5");
+        assert_eq!(wait(&fields), Some(3600));
+        assert!(read_all(&fields).causes.contains(Cause::TooMany));
     }
 
     #[test]

@@ -16,8 +16,21 @@ pub struct Program {
 impl Program {
     /// Starts it on free ports with more arguments, and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_holdoff"))
-            .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "logfmt"])
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_holdoff")), arguments)
+    }
+
+    /// Like [`Program::start`], with at most so many open files.
+    pub fn start_with_files(most: u32, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh", &most.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_holdoff"));
+        Self::spawn(shell, arguments)
+    }
+
+    fn spawn(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command
+            .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .env("HOLDOFF_LOG_FORMAT", "logfmt")
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -37,7 +50,7 @@ impl Program {
         });
         let mut program = Self { child, log };
         program.wait_for("the line that says it is ready", |log| {
-            log.contains("msg=ready") || log.contains("message=ready")
+            ["msg=ready", "message=ready", " ready ", "\"ready\""].iter().any(|ready| log.contains(ready))
         });
         program
     }
@@ -45,7 +58,9 @@ impl Program {
     /// The address that the log calls `name` (`proxy`, `admin`).
     pub fn address(&self, name: &str) -> SocketAddr {
         let log = self.log();
-        let value = log.split(&format!(" {name}=")).nth(1).unwrap_or_else(|| panic!("no `{name}` in\n{log}"));
+        let marks = [format!(" {name}="), format!(",\"{name}\":")];
+        let value =
+            marks.iter().find_map(|mark| log.split(mark).nth(1)).unwrap_or_else(|| panic!("no `{name}` in\n{log}"));
         value.split([' ', ',', '\n']).next().unwrap().trim_matches('"').parse().unwrap()
     }
 

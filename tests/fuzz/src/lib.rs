@@ -1,0 +1,76 @@
+//! What the targets share: how a text of the fuzzer is a response head.
+//!
+//! The inputs are lines, so that a seed or a crash can be read and written by a person.
+
+use holdoff::core::policy::{Hintless, SignalRules};
+use holdoff::core::time::UnixTime;
+use http::StatusCode;
+
+/// 2026-11-20T10:00:00Z
+pub const WALL: UnixTime = UnixTime::from_secs(1_795_168_800);
+
+/// The last second of the year 9999, the last that an HTTP-date can name.
+pub const LAST_SECOND: u64 = 253_402_300_799;
+
+/// A response head and what it is read against:
+///
+/// ```text
+/// 429 1795168800000 fraction,ignore
+/// Retry-After: 120
+/// Date: Fri, 20 Nov 2026 10:00:00 GMT
+/// ```
+///
+/// The first line has the status, our wall clock in milliseconds, and what the policy says. Whatever cannot be read is
+/// the default, so that few inputs are lost.
+pub struct Head<'a> {
+    pub status: StatusCode,
+    pub wall: UnixTime,
+    pub rules: SignalRules,
+    /// Names and values as they stand.
+    pub fields: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Head<'a> {
+    pub fn read(input: &'a [u8]) -> Self {
+        let mut lines = input.split(|&byte| byte == b'\n');
+        let first = lines.next().unwrap_or_default();
+        let mut words = first.split(|&byte| byte == b' ').map(|word| std::str::from_utf8(word).unwrap_or_default());
+        let status = words.next().and_then(|word| word.parse().ok()).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+        let wall = words.next().and_then(|word| word.parse().ok()).map_or(WALL, UnixTime::from_millis);
+        let says = words.next().unwrap_or_default();
+        let mut rules = SignalRules {
+            hintless: if says.contains("ignore") { Hintless::Ignore } else { Hintless::Cool },
+            trust_hints: !says.contains("doubt"),
+            fractional_seconds: says.contains("fraction"),
+            ..SignalRules::default()
+        };
+        if says.contains("more") {
+            rules.statuses.extend([StatusCode::FORBIDDEN, StatusCode::PAYLOAD_TOO_LARGE]);
+            rules.unavailable.push(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        let fields = lines
+            .filter_map(|line| {
+                let colon = line.iter().position(|&byte| byte == b':')?;
+                let value = &line[colon + 1..];
+                Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
+            })
+            .collect();
+        Self { status, wall, rules, fields }
+    }
+
+    /// The values of one field, raw.
+    pub fn values(&self, name: &str) -> Vec<&'a [u8]> {
+        let is_named = |(field, _): &&(&[u8], &'a [u8])| field.eq_ignore_ascii_case(name.as_bytes());
+        self.fields.iter().filter(is_named).map(|(_, value)| *value).collect()
+    }
+}
+
+/// The text after the first line, and the number in that line: `1795168800000\nFri, 20 Nov …`.
+pub fn after_wall(input: &[u8]) -> (UnixTime, &[u8]) {
+    let read = || {
+        let end = input.iter().position(|&byte| byte == b'\n')?;
+        let wall = std::str::from_utf8(&input[..end]).ok()?.parse().ok()?;
+        Some((UnixTime::from_millis(wall), &input[end + 1..]))
+    };
+    read().unwrap_or((WALL, input))
+}
