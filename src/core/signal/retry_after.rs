@@ -246,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn junk_at_the_bound_is_malformed_and_beyond_it_too_long() {
+        for (length, cause) in [(MAX_VALUE, Cause::Malformed), (MAX_VALUE + 1, Cause::TooLong)] {
+            let reading = read_all(&[&vec![b'x'; length]]);
+            assert_eq!(reading.causes.iter().collect::<Vec<_>>(), [cause], "{length}");
+        }
+    }
+
+    #[test]
     fn the_work_is_bounded_over_all_fields() {
         let mut list = vec!["1"; 64];
         list.push("900");
