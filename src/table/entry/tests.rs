@@ -48,7 +48,7 @@ fn an_evicted_entry_says_so_in_every_mode() {
     for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
         let (table, _) = table(10, mode);
         let entry = table.entry(&name("peer").as_ref(), at(100));
-        assert!(entry.try_evict(at(100)));
+        assert!(entry.try_evict(at(100), &mut Events::default()));
         assert!(matches!(entry.glance(at(100)), Glance::Evicted), "{mode:?}");
     }
 }
