@@ -226,6 +226,23 @@ fn a_freeze_in_mode_observe_ends_with_the_freeze_although_a_longer_cooldown_goes
 }
 
 #[test]
+fn a_freeze_under_a_longer_cooldown_is_enforced_where_the_cooldown_is_not() {
+    for mode in [Mode::Observe, Mode::Off] {
+        let (table, _) = table(10, Mode::Enforce);
+        cool(&table, "peer", 60, 100);
+        table.find(&name("peer")).unwrap().set_policy(Arc::new(Policy { mode, ..Policy::default() }), at(100));
+        let freeze = |secs| table.freeze(&name("peer"), Duration::from_secs(secs), at(100)).unwrap();
+        assert_eq!(freeze(10), Freeze::Set { until: at(110) }, "{mode:?}");
+        assert_eq!(freeze(5), Freeze::AlreadyLonger { until: at(110) }, "{mode:?}");
+        assert_eq!(freeze(10), Freeze::AlreadyLonger { until: at(110) }, "{mode:?}");
+        let refused = refusal(admit(&table, "peer", 101));
+        assert_eq!((refused.until, refused.reason), (at(110), Reason::Manual), "{mode:?}");
+        assert!(!matches!(admit(&table, "peer", 110), Verdict::ShortCircuit(_)), "{mode:?}");
+        assert_eq!(snapshot(&table, "peer", 110).view.cooldown.unwrap().deadline, at(160), "{mode:?}");
+    }
+}
+
+#[test]
 fn a_body_decorates_only_the_error_it_belongs_to() {
     let (table, _) = table(10, Mode::Enforce);
     let (first, second) = (forward(&table, "peer", 100), forward(&table, "peer", 100));
