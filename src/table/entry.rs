@@ -27,8 +27,8 @@ use crate::core::time::Instant;
 
 mod operate;
 
-/// Told of every change of a key. Called without the key's lock, so events of one key may arrive out of order when two
-/// threads change it at the same time.
+/// Told of every change of a key. Called without a lock of the table's, so that it may ask the table. Events of one key may
+/// arrive out of order when two threads change it at the same time.
 pub trait Observer<X>: Send + Sync {
     /// `event` happened to `entry`.
     fn event(&self, entry: &Entry<X>, event: &Event, now: Instant);

@@ -93,6 +93,7 @@ impl<X: Send + Sync + 'static> papaya::Equivalent<Slot<X>> for KeyRef<'_> {
 
 /// Figures of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Keys in the table.
     pub keys: usize,
