@@ -16,7 +16,9 @@ use holdoff::core::key::Key;
 use holdoff::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy};
 use holdoff::core::signal::{Failure, Outcome};
 use holdoff::core::time::{Instant, UnixTime};
-use holdoff::layer::{Clock, Holdoff, HoldoffLayer, HoldoffService, ResponseFuture, ShortCircuit, failure_of};
+use holdoff::layer::{
+    Clock, Holdoff, HoldoffError, HoldoffLayer, HoldoffService, ResponseFuture, ShortCircuit, failure_of,
+};
 use http::{Method, Request, Response, StatusCode};
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_test::mock::{Handle, Mock, SendResponse};
@@ -630,4 +632,54 @@ fn the_future_and_the_service_can_be_sent_to_another_thread() {
     let client = HoldoffLayer::new().layer(inner);
     is_send(&client);
     future_is_send(&client);
+}
+
+#[test]
+fn the_service_fits_where_tower_and_its_users_put_services() {
+    use tower::util::{BoxCloneService, BoxCloneSyncService, BoxService};
+
+    fn is_shared<T: Clone + Send + Sync + Unpin + 'static>(_: &T) {}
+    let (inner, _host) = tower_test::mock::pair::<Request<()>, Response<Body>>();
+    let client = HoldoffLayer::new().layer(inner.clone());
+    is_shared(&client);
+    drop((BoxService::new(client.clone()), BoxCloneService::new(client.clone()), BoxCloneSyncService::new(client)));
+
+    // The errors of most services of tower are boxed, which is not an `Error`; layers above want them boxed again.
+    let told = HoldoffLayer::new().short_circuit_as_error().layer(inner).map_err(HoldoffError::into_boxed);
+    is_shared(&told);
+    drop(BoxCloneSyncService::<Request<()>, Response<Body>, BoxError>::new(told));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_boxed_error_is_the_refusal_or_the_error_of_the_inner_service() {
+    let (holdoff, _) = holdoff(policy(|_| ()));
+    let (inner, mut host) = tower_test::mock::pair();
+    let mut client =
+        HoldoffLayer::sharing(&holdoff).short_circuit_as_error().layer(inner).map_err(HoldoffError::into_boxed);
+    exchange(&mut client, &mut host, PEER, answer(429, Some("7"))).await;
+    let error = end(ask(&mut client, PEER).await).await.unwrap_err();
+    assert_eq!(error.downcast::<ShortCircuit>().unwrap().retry_after(), 7);
+    let future = ask(&mut client, OTHER).await;
+    sent(&mut host).send_error(io::Error::from(io::ErrorKind::ConnectionReset));
+    assert!(end(future).await.unwrap_err().is::<io::Error>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_below_frees_the_place_of_the_probe() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    let (holdoff, _) = holdoff(policy(|_| ()));
+    let status = Arc::new(Mutex::new(Some(429)));
+    let inner = tower::service_fn(move |_: Request<()>| {
+        let status = status.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let status = status.expect("a service that panics in `call`");
+        async move { Ok::<_, BoxError>(answer(status, Some("5"))) }
+    });
+    let mut client = HoldoffLayer::sharing(&holdoff).layer(inner);
+    end(ask(&mut client, PEER).await).await.unwrap();
+    secs(5).await;
+    let panicked = catch_unwind(AssertUnwindSafe(|| drop(client.call(get(PEER)))));
+    assert!(panicked.is_err());
+    let shown = holdoff.snapshot(&key(PEER)).unwrap().view;
+    assert_eq!((shown.state, shown.probe_out), (State::Probing, false));
 }

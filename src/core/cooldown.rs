@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::decision::{Admission, AdmissionKind, Decision, Freeze, NotUntil, Purpose, Reason, Source, State};
-use super::policy::{MAX_FREEZE, Policy};
+use super::policy::{MAX_FREEZE, Mode, Policy};
 use super::signal::{Failure, Outcome};
 use super::time::Instant;
 
@@ -196,7 +196,13 @@ impl Cooldown {
         let until = now.saturating_add(length);
         let cooling = matches!(self.phase, Phase::Cooling) && self.deadline() > now;
         if cooling && self.deadline() >= until {
-            return Freeze::AlreadyLonger { until: self.deadline() };
+            // Where the longer cooldown is not enforced, the freeze is all the same (SPEC 4.5).
+            let held = if policy.mode == Mode::Enforce { Some(self.deadline()) } else { self.frozen_until(now) };
+            if let Some(held) = held.filter(|held| *held >= until) {
+                return Freeze::AlreadyLonger { until: held };
+            }
+            self.history().frozen_until = Some(until);
+            return Freeze::Set { until };
         }
         let state = self.state(now);
         self.history().frozen_until = Some(until);
@@ -318,7 +324,7 @@ impl Cooldown {
             limited_in_row: history.map_or(0, |h| h.limited_in_row),
             failures_in_row: history.map_or(0, |h| h.failures_in_row),
             last_failure: history.and_then(|h| h.last_failure),
-            frozen_until: history.and_then(|h| h.frozen_until).filter(|until| now < *until),
+            frozen_until: self.frozen_until(now),
             totals: history.map(|h| h.totals).unwrap_or_default(),
         }
     }
@@ -505,6 +511,10 @@ impl Cooldown {
 
     fn last(&self) -> Option<&Live> {
         self.history.as_ref().and_then(|history| history.last.as_ref())
+    }
+
+    fn frozen_until(&self, now: Instant) -> Option<Instant> {
+        self.history.as_ref()?.frozen_until.filter(|until| now < *until)
     }
 
     fn deadline(&self) -> Instant {

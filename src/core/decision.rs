@@ -186,9 +186,9 @@ pub enum Freeze {
         /// The deadline.
         until: Instant,
     },
-    /// The key already cools for longer, so nothing changed.
+    /// The key is already left alone for longer, so nothing changed.
     AlreadyLonger {
-        /// The live deadline.
+        /// Until when.
         until: Instant,
     },
 }

@@ -93,6 +93,8 @@ impl ShortCircuit {
     }
 }
 
+impl Error for ShortCircuit {}
+
 impl fmt::Display for ShortCircuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (reason, wait) = (self.not_until.reason.as_str(), self.retry_after());
@@ -203,7 +205,8 @@ impl<R: Default> MakeBody<R> for EmptyBody {
 
 /// Why there is no response: the request was not sent, or it was and failed.
 ///
-/// It is an [`Error`] where `E` is one, and then `E` is its source.
+/// It is an [`Error`] where `E` is one, and then `E` is its source. A boxed error is none, in Rust's terms: for stacks of such
+/// services there is [`HoldoffError::into_boxed`].
 #[derive(Debug)]
 pub struct HoldoffError<E>(Kind<E>);
 
@@ -245,6 +248,38 @@ impl<E> HoldoffError<E> {
         match self.0 {
             Kind::ShortCircuit(_) => None,
             Kind::Inner(error) => Some(error),
+        }
+    }
+
+    /// What it is made of, boxed: a [`ShortCircuit`], or the error of the inner service. For layers above that take
+    /// whatever can be boxed, as tower's own do, over services whose errors are boxed already.
+    ///
+    /// ```
+    /// use holdoff::layer::{HoldoffError, HoldoffLayer, ShortCircuit};
+    /// use http::{Request, Response};
+    /// use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let client = ServiceBuilder::new()
+    ///     .map_err(HoldoffError::into_boxed)
+    ///     .layer(HoldoffLayer::new().short_circuit_as_error())
+    ///     .service(service_fn(|_: Request<String>| async {
+    ///         Ok::<_, BoxError>(Response::builder().status(429).header("retry-after", "5").body(String::new())?)
+    ///     }));
+    /// let ask = || client.clone().oneshot(Request::get("https://peer.example/").body(String::new()).unwrap());
+    /// assert!(ask().await.is_ok());
+    /// let error: BoxError = ask().await.unwrap_err();
+    /// assert!(error.is::<ShortCircuit>());
+    /// # }
+    /// ```
+    pub fn into_boxed(self) -> Box<dyn Error + Send + Sync>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        match self.0 {
+            Kind::ShortCircuit(refusal) => refusal,
+            Kind::Inner(error) => error.into(),
         }
     }
 }

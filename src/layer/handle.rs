@@ -116,8 +116,8 @@ impl Holdoff {
         self.inner.table.snapshots(self.now())
     }
 
-    /// Sets a cooldown by hand, of at most [`MAX_FREEZE`](crate::core::policy::MAX_FREEZE); one shorter than the live
-    /// cooldown changes nothing. Enforced in every [`Mode`](crate::core::policy::Mode). `None`: the key is new, and the
+    /// Sets a cooldown by hand, of at most [`MAX_FREEZE`](crate::core::policy::MAX_FREEZE); one shorter than what
+    /// the key is left alone for changes nothing. Enforced in every [`Mode`](crate::core::policy::Mode). `None`: the key is new, and the
     /// table is full of live cooldowns.
     pub fn freeze(&self, key: &Key, length: Duration) -> Option<Freeze> {
         self.inner.table.freeze(key, length, self.now())

@@ -27,8 +27,8 @@ use crate::core::time::Instant;
 
 mod operate;
 
-/// Told of every change of a key. Called without the key's lock, so events of one key may arrive out of order when two
-/// threads change it at the same time.
+/// Told of every change of a key. Called without a lock of the table's, so that it may ask the table. Events of one key may
+/// arrive out of order when two threads change it at the same time.
 pub trait Observer<X>: Send + Sync {
     /// `event` happened to `entry`.
     fn event(&self, entry: &Entry<X>, event: &Event, now: Instant);
@@ -384,23 +384,41 @@ impl<X: Send + Sync + 'static> Entry<X> {
     /// Changes the machine, unless the entry was evicted.
     fn change<T>(&self, now: Instant, change: impl FnOnce(&mut Cooldown, &Policy, &mut Events) -> T) -> Option<T> {
         let mut events = Events::default();
-        let result = {
-            let mut inner = self.lock_kept()?;
-            let Inner { machine, policy, .. } = &mut *inner;
-            let result = change(machine, policy, &mut events);
-            self.publish(&mut inner);
-            result
-        };
+        let result = self.change_untold(&mut events, change)?;
         self.tell(&events, now);
         Some(result)
     }
 
+    fn change_untold<T>(
+        &self,
+        events: &mut Events,
+        change: impl FnOnce(&mut Cooldown, &Policy, &mut Events) -> T,
+    ) -> Option<T> {
+        let mut inner = self.lock_kept()?;
+        let Inner { machine, policy, .. } = &mut *inner;
+        let result = change(machine, policy, events);
+        self.publish(&mut inner);
+        Some(result)
+    }
+
+    /// Brings the entry into the table by `insert`, which says whether it did.
+    ///
+    /// Nobody is let in before it is known when a former entry of the key may have changed last: it may have come, changed
+    /// and gone since this one was made.
+    pub(super) fn join(&self, insert: impl FnOnce() -> bool) -> bool {
+        let mut inner = self.lock();
+        let joined = insert();
+        inner.changed = inner.changed.max(self.common.pulse.forgotten());
+        joined
+    }
+
     /// Whether the key cools or is being tested, and is therefore never evicted.
-    pub(super) fn is_live(&self, now: Instant) -> bool {
+    /// What time did to it is for the caller to tell.
+    pub(super) fn is_live(&self, now: Instant, events: &mut Events) -> bool {
         let says_live = || matches!(self.word().tag(), Tag::Cooling | Tag::Probing);
-        if says_live() {
+        if says_live() && self.is_due(now) {
             // Quiet time may have ended it without anybody asking.
-            self.settle_if_due(now);
+            self.change_untold(events, |machine, policy, events| machine.settle(policy, now, events));
         }
         says_live()
     }
@@ -428,27 +446,23 @@ impl<X: Send + Sync + 'static> Entry<X> {
         (!self.word().is_plain(), self.counters.used())
     }
 
-    /// Marks the entry as gone, unless it is live. From then on it admits nothing.
-    pub(super) fn try_evict(&self, now: Instant) -> bool {
-        let mut events = Events::default();
-        let evicted = {
-            let Some(mut inner) = self.lock_kept() else { return false };
-            let Inner { machine, policy, .. } = &mut *inner;
-            machine.settle(policy, now, &mut events);
-            let live = machine.state(now) != State::Clear;
-            self.publish(&mut inner);
-            if !live {
-                self.common.pulse.forget(inner.changed);
-                let word = self.word();
-                self.word.store(word.evicted().0, Ordering::Release);
-                if self.counters.tracked {
-                    self.common.pulse.discount(word, word.evicted());
-                }
+    /// Marks the entry as gone, unless it is live. From then on it admits nothing. What time did to it is for the caller to
+    /// tell.
+    pub(super) fn try_evict(&self, now: Instant, events: &mut Events) -> bool {
+        let Some(mut inner) = self.lock_kept() else { return false };
+        let Inner { machine, policy, .. } = &mut *inner;
+        machine.settle(policy, now, events);
+        let live = machine.state(now) != State::Clear;
+        self.publish(&mut inner);
+        if !live {
+            self.common.pulse.forget(inner.changed);
+            let word = self.word();
+            self.word.store(word.evicted().0, Ordering::Release);
+            if self.counters.tracked {
+                self.common.pulse.discount(word, word.evicted());
             }
-            !live
-        };
-        self.tell(&events, now);
-        evicted
+        }
+        !live
     }
 
     /// Writes what changed where readers without the lock see it. The order is the argument of `pulse`.
@@ -476,7 +490,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         }
     }
 
-    fn tell(&self, events: &Events, now: Instant) {
+    pub(super) fn tell(&self, events: &Events, now: Instant) {
         for event in events.iter() {
             self.common.observer.event(self, event, now);
         }

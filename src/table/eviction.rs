@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Shared;
 use super::entry::Entry;
 use super::sync::{Mutex, MutexGuard};
+use crate::core::cooldown::Events;
 use crate::core::time::Instant;
 
 /// Keys that could go, of which the least useful does.
@@ -38,15 +39,20 @@ impl<X: Send + Sync + 'static> Ring<X> {
         Self(Mutex::new(State { keys: VecDeque::new(), taken: 0, next: Instant::ZERO }))
     }
 
-    /// Gives a place back that was taken for a key which another thread has brought.
-    pub(super) fn give_back(&self) {
-        let mut state = self.lock();
-        state.taken = state.taken.saturating_sub(1);
+    fn lock(&self) -> MutexGuard<'_, State<X>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// A key for which a place was taken is in the table.
-    pub(super) fn enrol(&self, entry: Arc<Entry<X>>) {
-        let mut state = self.lock();
+/// A place that was taken for a new key. Dropped, it is given back: another thread has brought the key, or what the owner
+/// of the table was asked meanwhile has panicked.
+pub(super) struct Place<'r, X: Send + Sync + 'static>(Option<&'r Ring<X>>);
+
+impl<X: Send + Sync + 'static> Place<'_, X> {
+    /// The key for which it was taken is in the table.
+    pub(super) fn enrol(mut self, entry: Arc<Entry<X>>) {
+        let Some(ring) = self.0.take() else { return };
+        let mut state = ring.lock();
         let keys = &mut state.keys;
         if keys.len() == keys.capacity() {
             // By an eighth instead of double: what is reserved counts for the bytes of a key.
@@ -54,15 +60,33 @@ impl<X: Send + Sync + 'static> Ring<X> {
         }
         keys.push_back(entry);
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State<X>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl<X: Send + Sync + 'static> Drop for Place<'_, X> {
+    fn drop(&mut self) {
+        if let Some(ring) = self.0 {
+            let mut state = ring.lock();
+            state.taken = state.taken.saturating_sub(1);
+        }
     }
 }
 
+/// What happened to keys while the ring was locked.
+type Happened<X> = Vec<(Arc<Entry<X>>, Events)>;
+
 impl<X: Send + Sync + 'static> Shared<X> {
     /// Takes a place for a new key; at the bound that of another, if any can go.
-    pub(super) fn take_place(&self, now: Instant) -> bool {
+    pub(super) fn take_place(&self, now: Instant) -> Option<Place<'_, X>> {
+        let mut happened = Happened::new();
+        let place = self.find_place(now, &mut happened).then(|| Place(Some(&self.ring)));
+        // Without the ring's lock: whoever is told may ask the table for a key.
+        for (entry, events) in happened {
+            entry.tell(&events, now);
+        }
+        place
+    }
+
+    fn find_place(&self, now: Instant, happened: &mut Happened<X>) -> bool {
         let mut state = self.ring.lock();
         if state.taken < self.max_keys {
             state.taken = state.taken.saturating_add(1);
@@ -77,7 +101,8 @@ impl<X: Send + Sync + 'static> Shared<X> {
             let Some(entry) = state.keys.pop_front() else { break };
             // A further owner holds a permit or is about to ask. An entry that gets one from now on is evicted all the same,
             // and what its permit learns goes to the key's next entry.
-            if Arc::strong_count(&entry) > OWNERS || entry.is_live(now) {
+            let is_held = Arc::strong_count(&entry) > OWNERS;
+            if is_held || note(happened, &entry, |events| entry.is_live(now, events)) {
                 state.keys.push_back(entry);
                 continue;
             }
@@ -96,7 +121,7 @@ impl<X: Send + Sync + 'static> Shared<X> {
             if sampled >= SAMPLE
                 && let Some(entry) = best.take()
             {
-                if self.evict(&entry, now) {
+                if self.evict(&entry, now, happened) {
                     return true;
                 }
                 state.keys.push_back(entry);
@@ -104,7 +129,7 @@ impl<X: Send + Sync + 'static> Shared<X> {
             }
         }
         if let Some(entry) = best {
-            if self.evict(&entry, now) {
+            if self.evict(&entry, now, happened) {
                 return true;
             }
             state.keys.push_back(entry);
@@ -113,14 +138,24 @@ impl<X: Send + Sync + 'static> Shared<X> {
         false
     }
 
-    fn evict(&self, entry: &Arc<Entry<X>>, now: Instant) -> bool {
-        let evicted = entry.try_evict(now);
+    fn evict(&self, entry: &Arc<Entry<X>>, now: Instant, happened: &mut Happened<X>) -> bool {
+        let evicted = note(happened, entry, |events| entry.try_evict(now, events));
         if evicted {
             self.remove(entry);
             self.count_evicted();
         }
         evicted
     }
+}
+
+/// Keeps what a question did to a key, to be told later.
+fn note<X>(happened: &mut Happened<X>, entry: &Arc<Entry<X>>, ask: impl FnOnce(&mut Events) -> bool) -> bool {
+    let mut events = Events::default();
+    let answer = ask(&mut events);
+    if events.iter().next().is_some() {
+        happened.push((Arc::clone(entry), events));
+    }
+    answer
 }
 
 #[cfg(test)]
@@ -131,10 +166,11 @@ mod tests {
     #[test]
     fn a_place_given_back_is_there_for_the_next_key() {
         let (table, _) = table(1, Mode::Enforce);
-        assert!(table.shared.take_place(at(100)));
-        assert!(!table.shared.take_place(at(100)));
-        table.shared.ring.give_back();
-        assert!(table.shared.take_place(at(100)));
+        let place = table.shared.take_place(at(100));
+        assert!(place.is_some());
+        assert!(table.shared.take_place(at(100)).is_none());
+        drop(place);
+        assert!(table.shared.take_place(at(100)).is_some());
     }
 
     #[test]

@@ -34,7 +34,7 @@ mod sync;
 mod word;
 
 use entry::{Claim, Common};
-use eviction::Ring;
+use eviction::{Place, Ring};
 use sync::{Handover, HashState, Ordering};
 
 pub use entry::{Entry, Observer, Quick, Report, Verdict};
@@ -92,6 +92,7 @@ impl<X: Send + Sync + 'static> papaya::Equivalent<Slot<X>> for KeyRef<'_> {
 
 /// Figures of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Keys in the table.
     pub keys: usize,
@@ -262,38 +263,35 @@ impl<X: Send + Sync + 'static> Shared<X> {
 
     fn entry(&self, key: &KeyRef<'_>, now: Instant) -> Arc<Entry<X>> {
         let map = self.map.pin();
-        let mut made: Option<Arc<Entry<X>>> = None;
+        let mut made: Option<(Arc<Entry<X>>, Place<'_, X>)> = None;
         loop {
             if let Some(entry) = self.look_up(&map, key) {
                 if !entry.is_evicted() {
-                    if made.is_some() {
-                        self.ring.give_back();
-                    }
                     return Arc::clone(entry);
                 }
                 self.remove(entry);
             }
-            let entry = match made.take() {
-                Some(entry) => entry,
+            let (entry, place) = match made.take() {
+                Some(made) => made,
                 None => {
-                    let room = self.take_place(now);
+                    let place = self.take_place(now);
                     let key = key.to_key();
                     let (policy, attached) = (self.attach)(&key);
-                    let entry = Entry::new(key, policy, attached, Arc::clone(&self.common), room);
-                    if !room {
+                    let entry = Entry::new(key, policy, attached, Arc::clone(&self.common), place.is_some());
+                    let Some(place) = place else {
                         self.untracked.fetch_add(1, Ordering::Relaxed);
                         return entry;
-                    }
-                    entry
+                    };
+                    (entry, place)
                 }
             };
             self.handover.cross();
-            if map.try_insert(Slot(Arc::clone(&entry)), ()).is_ok() {
-                self.ring.enrol(Arc::clone(&entry));
+            if entry.join(|| map.try_insert(Slot(Arc::clone(&entry)), ()).is_ok()) {
+                place.enrol(Arc::clone(&entry));
                 return entry;
             }
             // Another thread made one.
-            made = Some(entry);
+            made = Some((entry, place));
         }
     }
 

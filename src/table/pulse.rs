@@ -33,6 +33,8 @@ use super::word::Word;
 
 /// Proof that a key was plain when it was asked for: [`Table::admit_free`](super::Table::admit_free). Dropping it is
 /// cancelling, and costs nothing.
+///
+/// It does not name its key, so that it costs nothing: hand it back to the table and with the key that it was given for.
 #[derive(Debug)]
 #[must_use = "what became of it is told to `complete_free`; success included, since it may end a row of failures"]
 pub struct FreePass {

@@ -9,6 +9,7 @@ use crate::core::time::Instant;
 
 /// A key at one moment.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The key.
     pub key: Key,

@@ -1,7 +1,7 @@
 use std::sync::Mutex as StdMutex;
 
 use super::*;
-use crate::core::cooldown::{EndCause, Event};
+use crate::core::cooldown::{EndCause, Event, Events};
 use crate::core::decision::{NotUntil, Reason, Source, State};
 use crate::core::key::Scheme;
 use crate::core::policy::{CooldownLimits, Mode};
@@ -227,6 +227,23 @@ fn a_freeze_in_mode_observe_ends_with_the_freeze_although_a_longer_cooldown_goes
 }
 
 #[test]
+fn a_freeze_under_a_longer_cooldown_is_enforced_where_the_cooldown_is_not() {
+    for mode in [Mode::Observe, Mode::Off] {
+        let (table, _) = table(10, Mode::Enforce);
+        cool(&table, "peer", 60, 100);
+        table.find(&name("peer")).unwrap().set_policy(Arc::new(Policy { mode, ..Policy::default() }), at(100));
+        let freeze = |secs| table.freeze(&name("peer"), Duration::from_secs(secs), at(100)).unwrap();
+        assert_eq!(freeze(10), Freeze::Set { until: at(110) }, "{mode:?}");
+        assert_eq!(freeze(5), Freeze::AlreadyLonger { until: at(110) }, "{mode:?}");
+        assert_eq!(freeze(10), Freeze::AlreadyLonger { until: at(110) }, "{mode:?}");
+        let refused = refusal(admit(&table, "peer", 101));
+        assert_eq!((refused.until, refused.reason), (at(110), Reason::Manual), "{mode:?}");
+        assert!(!matches!(admit(&table, "peer", 110), Verdict::ShortCircuit(_)), "{mode:?}");
+        assert_eq!(snapshot(&table, "peer", 110).view.cooldown.unwrap().deadline, at(160), "{mode:?}");
+    }
+}
+
+#[test]
 fn a_body_decorates_only_the_error_it_belongs_to() {
     let (table, _) = table(10, Mode::Enforce);
     let (first, second) = (forward(&table, "peer", 100), forward(&table, "peer", 100));
@@ -447,7 +464,7 @@ fn what_an_evicted_entry_is_told_goes_to_the_next_one() {
     let (table, _) = table(10, Mode::Enforce);
     let permit = forward(&table, "peer", 100);
     let entry = Arc::clone(permit.entry());
-    assert!(entry.try_evict(at(100)) && !entry.try_evict(at(100)));
+    assert!(entry.try_evict(at(100), &mut Events::default()) && !entry.try_evict(at(100), &mut Events::default()));
     permit.complete(&limited(60), Some(429), None, at(101), 0);
     assert_eq!(refusal(admit(&table, "peer", 102)).until, at(161));
     assert!(!Arc::ptr_eq(&entry, &table.find(&name("peer")).unwrap()));
@@ -462,7 +479,7 @@ fn a_pass_older_than_an_eviction_does_not_climb() {
     let late = pass(&table, "peer", 100);
     cool(&table, "peer", 5, 100);
     forward(&table, "peer", 105).complete(&Outcome::Success, None, None, at(105), 0);
-    assert!(table.find(&name("peer")).unwrap().try_evict(at(200)));
+    assert!(table.find(&name("peer")).unwrap().try_evict(at(200), &mut Events::default()));
     complete_free(&table, "peer", late, &hintless(), 200);
     assert_eq!(snapshot(&table, "peer", 200).view.rate_step, 0);
     assert!(table.nothing_live().is_some() || table.stats().live == 1);
@@ -683,7 +700,7 @@ fn a_permit_of_an_evicted_entry_counts_at_the_next_one_as_it_would_have() {
     ] {
         let (table, _) = table(10, Mode::Enforce);
         let (older, current) = cleared(&table);
-        assert!(current.entry().try_evict(at(200)));
+        assert!(current.entry().try_evict(at(200), &mut Events::default()));
         let permit = if take_current { current } else { older };
         permit.complete(&outcome, None, None, at(200), 0);
         let view = snapshot(&table, "peer", 200).view;
@@ -697,7 +714,7 @@ fn a_permit_from_before_a_release_counts_nowhere_after_an_eviction() {
     let early = forward(&table, "peer", 100);
     cool(&table, "peer", 60, 100);
     table.release(&name("peer"), at(101)).unwrap();
-    assert!(early.entry().try_evict(at(200)));
+    assert!(early.entry().try_evict(at(200), &mut Events::default()));
     early.complete(&limited(60), None, None, at(200), 0);
     assert_eq!(refusal_or_none(admit(&table, "peer", 200)), None);
 }
@@ -727,4 +744,72 @@ fn a_pass_is_handed_back_to_the_entry_that_gave_it() {
     assert_eq!(entry.last_error().as_deref(), Some("HTTP 429: calm down"));
     let refused = entry.admit_free(Purpose::Request, at(101)).unwrap();
     assert!(matches!(refused, Quick::ShortCircuit(NotUntil { until, .. }) if until == at(107)), "{refused:?}");
+}
+
+#[test]
+fn who_is_told_of_an_end_at_the_bound_may_ask_for_another_key() {
+    struct Asks(std::sync::OnceLock<std::sync::Weak<Table<()>>>);
+    impl Observer<()> for Arc<Asks> {
+        fn event(&self, _: &Entry<()>, event: &Event, now: Instant) {
+            if matches!(event, Event::Ended { .. })
+                && let Some(table) = self.0.get().and_then(std::sync::Weak::upgrade)
+            {
+                table.freeze(&name("sibling"), Duration::from_secs(5), now);
+            }
+        }
+    }
+    let asks = Arc::new(Asks(std::sync::OnceLock::new()));
+    let table = Arc::new(Table::new(1, |_| (Arc::new(Policy::default()), ()), Arc::clone(&asks)));
+    asks.0.set(Arc::downgrade(&table)).unwrap();
+    cool(&table, "peer", 5, 100);
+
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Its quiet time is over, so that its place is free.
+        let entry = table.entry(&name("other").as_ref(), at(10_000));
+        done.send(entry.is_tracked()).unwrap();
+    });
+    assert_eq!(is_done.recv_timeout(Duration::from_secs(10)), Ok(true), "the ring is locked for good");
+}
+
+#[test]
+fn a_policy_or_an_observer_that_panics_takes_no_place_away() {
+    struct Panics;
+    impl Observer<()> for Panics {
+        fn event(&self, _: &Entry<()>, event: &Event, _: Instant) {
+            assert!(!matches!(event, Event::Ended { .. }), "an observer that panics");
+        }
+    }
+    let attach = |key: &Key| {
+        assert!(!key.host().starts_with("bad"), "a policy that panics");
+        (Arc::new(Policy::default()), ())
+    };
+    let table = Table::new(1, attach, Panics);
+    let tracked = |host: &str, now| {
+        let ask = || table.entry(&name(host).as_ref(), at(now)).is_tracked();
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)).ok()
+    };
+    assert_eq!(tracked("bad", 100), None);
+    assert_eq!(tracked("peer", 100), Some(true));
+    cool(&table, "peer", 5, 100);
+    assert_eq!(tracked("other", 10_000), None, "the observer panics");
+    assert_eq!(tracked("other", 10_000), Some(true));
+}
+
+#[test]
+fn a_key_that_came_and_went_while_its_next_entry_was_made_is_remembered_by_it() {
+    let (table, _) = table(1, Mode::Enforce);
+    let stale = pass(&table, "peer", 100);
+    let policy = Arc::new(Policy::default());
+    let late = Entry::new(name("peer"), policy, (), Arc::clone(&table.common), true);
+    // Another thread's entry of the key cools, clears by quiet time and is evicted meanwhile.
+    cool(&table, "peer", 5, 100);
+    drop(table.entry(&name("other").as_ref(), at(10_000)));
+    assert!(table.find(&name("peer")).is_none());
+
+    assert!(late.join(|| true));
+    let signal = hintless();
+    let report = Report { outcome: &signal, status: Some(429), error: None, now: at(10_000), draw: 0 };
+    late.complete_free(stale, &report);
+    assert_eq!(late.snapshot(at(10_000)).view.rate_step, 0, "a pass from before those changes does not climb");
 }

@@ -341,7 +341,15 @@ impl Model {
             && now < cool.shown.deadline
         {
             if until <= cool.shown.deadline {
-                return Freeze::AlreadyLonger { until: cool.shown.deadline };
+                if policy.mode == Mode::Enforce {
+                    return Freeze::AlreadyLonger { until: cool.shown.deadline };
+                }
+                // 4.5: a freeze is enforced in every mode, the cooldown is not.
+                if let Some(longer) = self.frozen_until.filter(|longer| *longer >= until) {
+                    return Freeze::AlreadyLonger { until: longer };
+                }
+                self.frozen_until = Some(until);
+                return Freeze::Set { until };
             }
             let shown = &mut cool.shown;
             (shown.deadline, shown.reason, shown.source) = (until, Reason::Manual, Source::Operator);

@@ -48,7 +48,7 @@ fn an_evicted_entry_says_so_in_every_mode() {
     for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
         let (table, _) = table(10, mode);
         let entry = table.entry(&name("peer").as_ref(), at(100));
-        assert!(entry.try_evict(at(100)));
+        assert!(entry.try_evict(at(100), &mut Events::default()));
         assert!(matches!(entry.glance(at(100)), Glance::Evicted), "{mode:?}");
     }
 }
@@ -101,7 +101,7 @@ fn time_is_let_pass_only_where_it_may_change_something() {
     assert!(!entry.is_due(at(200)), "plain again");
     forward(&table, "peer", 200).complete(&Outcome::Failing(Failure::Refused), None, None, at(200), 0);
     assert!(entry.is_due(at(200)), "a failure");
-    assert!(entry.try_evict(at(200)));
+    assert!(entry.try_evict(at(200), &mut Events::default()));
     assert!(!entry.is_due(at(200)), "gone");
 }
 
