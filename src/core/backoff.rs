@@ -73,6 +73,10 @@ fn shake(guess: Duration, share: f64, draw: u64) -> Duration {
 
 /// `duration` · `factor`, at most `cap`; a factor that is not a number counts as infinite.
 fn scale(duration: Duration, factor: f64, cap: Duration) -> Duration {
+    if duration.is_zero() {
+        // Infinitely often nothing is not a number.
+        return duration;
+    }
     Duration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(cap).min(cap)
 }
 
@@ -147,6 +151,21 @@ mod tests {
         assert_eq!(signal_delay(&limits(), None, u32::MAX, NO_DRAW).length, Duration::from_secs(1800));
         let steep = CooldownLimits { growth: 100.0, ..limits() };
         assert_eq!(signal_delay(&steep, None, u32::MAX, NO_DRAW).length, Duration::from_secs(1800));
+    }
+
+    #[test]
+    fn clause_3_2_a_ladder_that_begins_at_nothing_never_leaves_the_floor() {
+        let from_nothing = CooldownLimits { default_cooldown: Duration::ZERO, ..limits() };
+        for growth in [1.0, 2.0, 100.0] {
+            let limits = CooldownLimits { growth, ..from_nothing.clone() };
+            for step in [1, 155, 1024, 1025, u32::MAX] {
+                assert_eq!(
+                    signal_delay(&limits, None, step, NO_DRAW).length,
+                    Duration::from_secs(1),
+                    "{growth} {step}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -22,8 +22,9 @@
 //!
 //! The other way round, an admission between (b) and (c) of a key that clears gets an era that is too old. Its outcome
 //! counts as an older permit's: it may start a cooldown that the host named, and neither climbs the ladder nor clears
-//! anything. The same holds for a key whose entry was evicted in between: a new entry begins with the latest `changed` of
-//! all that were evicted. Both err on the side that SPEC 3.5 gives to the unknown.
+//! anything. The same holds for a key whose entry was evicted in between: a new entry takes, with its lock held while it
+//! goes into the map, the latest `changed` of all that were evicted. Both err on the side that SPEC 3.5 gives to the
+//! unknown.
 //!
 //! A release voids what was admitted before it (SPEC 3.11): the key keeps the era of its last release, too, and an outcome
 //! of an older pass is dropped.
