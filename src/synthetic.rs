@@ -42,7 +42,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"holdoff\", charset=\"UTF-8\"");
 
 /// What a policy says about our answers: `[defaults.answer]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// The status of short-circuits; `None`: by reason.
     pub status: Option<StatusCode>,
@@ -60,24 +60,11 @@ pub struct Answer {
     pub annotate: bool,
 }
 
-impl Default for Answer {
-    fn default() -> Self {
-        Self {
-            status: None,
-            max_advertised: None,
-            format: AnswerFormat::Auto,
-            body: None,
-            content_type: None,
-            headers: Vec::new(),
-            annotate: false,
-        }
-    }
-}
-
 /// `[defaults.answer] format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AnswerFormat {
     /// By `Accept`: plain text when asked for, else problem details.
+    #[default]
     Auto,
     /// `application/problem+json` (RFC 9457).
     Problem,

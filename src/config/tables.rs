@@ -253,15 +253,7 @@ fn ca_files<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, inherited: &
 fn built_in() -> HostSettings {
     HostSettings {
         policy: Arc::new(Policy::default()),
-        answer: Answer {
-            status: None,
-            max_advertised: None,
-            format: AnswerFormat::Auto,
-            body: None,
-            content_type: None,
-            headers: Vec::new(),
-            annotate: false,
-        },
+        answer: Answer::default(),
         tls: Tls { min_version: TlsVersion::Tls12, ca_files: Vec::new(), insecure: false },
         timeouts: Timeouts {
             connect: seconds(10),

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, Sleep};
 
 use super::*;
-use crate::config::settings::{Answer, AnswerFormat, Timeouts, Tls, TlsVersion};
+use crate::config::settings::{Answer, Timeouts, Tls, TlsVersion};
 
 const LONG: Duration = Duration::from_secs(20);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -118,15 +118,7 @@ fn tls() -> Tls {
 fn host() -> HostSettings {
     HostSettings {
         policy: Arc::default(),
-        answer: Answer {
-            status: None,
-            max_advertised: None,
-            format: AnswerFormat::Auto,
-            body: None,
-            content_type: None,
-            headers: Vec::new(),
-            annotate: false,
-        },
+        answer: Answer::default(),
         tls: tls(),
         timeouts: Timeouts {
             connect: LONG,
