@@ -28,3 +28,4 @@ mod storm;
 mod support;
 mod tunnels;
 mod weight;
+mod wire;
