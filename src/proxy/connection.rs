@@ -34,6 +34,7 @@ use super::headers::Via;
 use super::reverse::{self, Routes};
 use super::shared::Shared;
 use super::tap::{Head, Partial};
+use super::transport::Transport;
 use super::tunnel::{Ended, Tunnel};
 use super::upstream::Upstreams;
 use super::wire::{ClientIo, Refuse, Wire};
@@ -175,10 +176,13 @@ impl Client {
 pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let mut drain = context.drain.subscribe();
-    let (mut stream, mut early) = (stream, Bytes::new());
+    let (mut stream, mut early) = (Transport::Socket(stream), Bytes::new());
     loop {
-        if early.is_empty() && !wait(&context, &stream, &mut drain).await {
-            return;
+        if early.is_empty() {
+            match wait(&context, &mut stream, &mut drain).await {
+                Some(first) => early = first,
+                None => return,
+            }
         }
         if !context.allows(&port, peer) {
             let error = ProxyError::new(ErrorKind::ClientDenied, "the client's address is not in `clients`");
@@ -205,8 +209,8 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
     }
 }
 
-/// Waits for a first byte. `false`: there will be none.
-async fn wait(context: &Context, stream: &TcpStream, drain: &mut watch::Receiver<bool>) -> bool {
+/// Waits for the first bytes of a request; see [`Transport::first`].
+async fn wait(context: &Context, stream: &mut Transport, drain: &mut watch::Receiver<bool>) -> Option<Bytes> {
     let idle = context.shared.settings.limits.keepalive_timeout;
     let until = (!idle.is_zero()).then(|| Instant::now().checked_add(idle)).flatten();
     let late = async {
@@ -215,24 +219,22 @@ async fn wait(context: &Context, stream: &TcpStream, drain: &mut watch::Receiver
             None => std::future::pending().await,
         }
     };
-    let mut byte = [0; 1];
     tokio::select! {
-        // Looked at, not only waited for: readiness may be told without a byte. At the end there is none to see.
-        first = stream.peek(&mut byte) => first.is_ok_and(|bytes| bytes > 0),
+        first = stream.first() => first,
         () = late => {
             context.shared.metrics.bound_reached(Bound::KeepaliveTimeout);
-            false
+            None
         }
-        _ = drain.wait_for(|closing| *closing) => false,
+        _ = drain.wait_for(|closing| *closing) => None,
     }
 }
 
 /// What a connection does when hyper is done with it.
 enum Next {
     /// It is idle.
-    Wait(TcpStream, Bytes),
+    Wait(Transport, Bytes),
     /// It has become a tunnel.
-    Tunnel(Tunnel, TcpStream, Bytes),
+    Tunnel(Tunnel, Transport, Bytes),
     /// It is over.
     Over,
 }
@@ -249,7 +251,7 @@ enum Done {
     Stalled,
 }
 
-async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &mut watch::Receiver<bool>) -> Next {
+async fn converse(client: Arc<Client>, stream: Transport, early: Bytes, drain: &mut watch::Receiver<bool>) -> Next {
     let (context, wire) = (Arc::clone(&client.context), Arc::clone(&client.wire));
     wire.set_patience(context.shared.settings.limits.keepalive_timeout);
     let io = ClientIo::new(stream, early, Arc::clone(&wire), Arc::clone(&context.refuse));
@@ -293,13 +295,13 @@ async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &
     end(&context, &wire, done, stream, rest).await
 }
 
-async fn end(context: &Context, wire: &Wire, done: Done, stream: TcpStream, rest: Bytes) -> Next {
+async fn end(context: &Context, wire: &Wire, done: Done, stream: Transport, rest: Bytes) -> Next {
     match done {
         Done::Idle => return Next::Wait(stream, rest),
         Done::Drained => {}
         Done::Stalled => {
             context.shared.metrics.bound_reached(Bound::BodyIdle);
-            let _ = stream.set_zero_linger();
+            stream.set_reset();
         }
         Done::Served(Ok(())) => match wire.take_tunnel() {
             Some(tunnel) => return Next::Tunnel(tunnel, stream, rest),
@@ -308,7 +310,7 @@ async fn end(context: &Context, wire: &Wire, done: Done, stream: TcpStream, rest
         Done::Served(Err(error)) => {
             tracing::debug!(%error, "a client connection ended with an error");
             if wire.must_reset() {
-                let _ = stream.set_zero_linger();
+                stream.set_reset();
             } else if error.is_timeout() && wire.is_quiet() {
                 context.shared.metrics.bound_reached(Bound::HeaderTimeout);
                 if wire.has_partial_head() {
@@ -393,7 +395,7 @@ impl<'a> Watch<'a> {
 }
 
 /// Answers what is no request, and ends the connection.
-pub(super) async fn end_with(context: &Context, mut stream: TcpStream, error: &ProxyError) {
+pub(super) async fn end_with(context: &Context, mut stream: Transport, error: &ProxyError) {
     let answer = answers::raw(&context.shared, error);
     if matches!(tokio::time::timeout(LINGER, stream.write_all(&answer)).await, Ok(Ok(()))) {
         linger(stream).await;
@@ -402,7 +404,7 @@ pub(super) async fn end_with(context: &Context, mut stream: TcpStream, error: &P
 
 /// Ends a connection so that the client can read its answer: closing a socket with unread bytes in it would send a reset,
 /// and a reset can overtake the answer (RFC 9112 §9.6).
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Transport) {
     if stream.shutdown().await.is_err() {
         return;
     }

@@ -22,6 +22,7 @@ use super::connection::{self, Context, Port};
 use super::error::{ErrorKind, ProxyError};
 use super::reverse::Routes;
 use super::shared::Shared;
+use super::transport::Transport;
 use super::upstream::Upstreams;
 use crate::metrics::Bound;
 
@@ -244,7 +245,7 @@ impl Acceptor {
                         ErrorKind::Overload,
                         "as many connections are open as `limits.max_connections` or the limit on open files allows",
                     );
-                    connection::end_with(&context, stream, &error).await;
+                    connection::end_with(&context, Transport::Socket(stream), &error).await;
                     drop(place);
                 });
             }

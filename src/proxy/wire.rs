@@ -21,9 +21,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::tap::{Head, Partial, Tap};
+use super::transport::Transport;
 use super::tunnel::Tunnel;
 
 /// The most bytes of 1xx answers that wait for a client which does not read.
@@ -315,7 +315,7 @@ pub(super) type Refuse = dyn Fn(StatusCode, Partial) -> Vec<u8> + Send + Sync;
 
 /// A client's socket as hyper sees it.
 pub(super) struct ClientIo {
-    stream: TcpStream,
+    stream: Transport,
     /// Bytes that were read before hyper was there.
     early: Bytes,
     wire: Arc<Wire>,
@@ -325,12 +325,12 @@ pub(super) struct ClientIo {
 }
 
 impl ClientIo {
-    pub(super) fn new(stream: TcpStream, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
+    pub(super) fn new(stream: Transport, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
         Self { stream, early, wire, refuse, mid: false }
     }
 
-    /// The socket, and what was never given to hyper.
-    pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
+    /// The connection, and what was never given to hyper.
+    pub(super) fn into_parts(self) -> (Transport, Bytes) {
         (self.stream, self.early)
     }
 

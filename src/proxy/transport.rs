@@ -1,0 +1,174 @@
+//! A client's bytes, wherever they come from: its socket, a stream inside another connection, or TLS over one of them. The
+//! rest of the data path does not ask which.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// A client's connection.
+pub(super) enum Transport {
+    /// Its own socket.
+    Socket(TcpStream),
+    /// A tunnel inside a connection of several streams.
+    Stream(Box<TokioIo<Upgraded>>),
+    /// TLS that ends here.
+    Secure(Box<TlsStream<Prefixed>>),
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket(_) => "Socket",
+            Self::Stream(_) => "Stream",
+            Self::Secure(_) => "Secure",
+        })
+    }
+}
+
+impl Transport {
+    /// Waits for the first bytes, and takes as few of them as it can: none from a bare socket. `None`: there will be none.
+    pub(super) async fn first(&mut self) -> Option<Bytes> {
+        let mut byte = [0; 1];
+        match self {
+            // Looked at, not only waited for: readiness may be told without a byte. At the end there is none to see.
+            Self::Socket(socket) => socket.peek(&mut byte).await.is_ok_and(|bytes| bytes > 0).then(Bytes::new),
+            Self::Stream(_) | Self::Secure(_) => {
+                let read = self.read(&mut byte).await.ok()?;
+                byte.get(..read).filter(|read| !read.is_empty()).map(Bytes::copy_from_slice)
+            }
+        }
+    }
+
+    /// Sees to it that dropping this looks like an accident to the client. TLS and streams do so by themselves: the
+    /// `close_notify`, or the end of the stream, is missing.
+    pub(super) fn set_reset(&self) {
+        let mut transport = self;
+        loop {
+            match transport {
+                Self::Socket(socket) => {
+                    let _ = socket.set_zero_linger();
+                    return;
+                }
+                Self::Stream(_) => return,
+                Self::Secure(stream) => transport = &stream.get_ref().0.inner,
+            }
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Socket(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Secure(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Socket(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Secure(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Socket(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Secure(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Socket(io) => io.is_write_vectored(),
+            Self::Stream(io) => io.is_write_vectored(),
+            Self::Secure(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Socket(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(io) => Pin::new(io).poll_flush(cx),
+            Self::Secure(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Socket(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Secure(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A connection some bytes of which have been read already.
+#[derive(Debug)]
+pub(super) struct Prefixed {
+    early: Bytes,
+    inner: Transport,
+}
+
+impl Prefixed {
+    pub(super) fn new(early: Bytes, inner: Transport) -> Self {
+        Self { early, inner }
+    }
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.early.is_empty() {
+            ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        } else {
+            let take = this.early.len().min(buf.remaining());
+            buf.put_slice(this.early.get(..take).unwrap_or_default());
+            this.early.advance(take);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
