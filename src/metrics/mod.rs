@@ -134,6 +134,8 @@ words! {
         AdminConnections = "admin_connections",
         /// The body of a request to the admin listener.
         AdminBody = "admin_body",
+        /// What a client may make an HTTP/2 connection do for nothing.
+        Http2Flood = "http2_flood",
         /// `shutdown.grace`
         Grace = "grace",
     }

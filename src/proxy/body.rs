@@ -224,11 +224,13 @@ enum Kind {
 impl ResponseBody {
     /// A body of our own making.
     pub(super) fn local(bytes: Bytes, wire: &Arc<Wire>, record: Option<Record>) -> Self {
+        wire.stream_waits();
         Self { kind: Kind::Local(bytes), wire: Arc::clone(wire), record }
     }
 
     /// An upstream's body.
     pub(super) fn upstream(body: upstream::ResponseBody<RequestBody>, wire: &Arc<Wire>, record: Record) -> Self {
+        wire.stream_waits();
         Self { kind: Kind::Upstream(body), wire: Arc::clone(wire), record: Some(record) }
     }
 }
@@ -239,6 +241,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
+        this.wire.stream_moves();
         match &mut this.kind {
             Kind::Local(bytes) => {
                 if bytes.is_empty() {
@@ -255,6 +258,7 @@ impl Body for ResponseBody {
                     if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                         record.sent(data);
                     }
+                    this.wire.stream_waits();
                     Poll::Ready(Some(Ok(frame)))
                 }
                 Some(Err(error)) => {

@@ -31,6 +31,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::error::{ErrorKind, ProxyError};
 use super::forward;
 use super::headers::Via;
+use super::multiplex;
 use super::reverse::{self, Routes};
 use super::shared::Shared;
 use super::tap::{Head, Partial};
@@ -154,16 +155,16 @@ pub(super) struct Client {
     pub(super) wire: Arc<Wire>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    port: Arc<Port>,
+    pub(super) port: Arc<Port>,
 }
 
 impl Client {
     /// Whether the answer that is being made has to be the last one.
     pub(super) fn must_close(&self) -> bool {
-        self.context.is_closing() || self.wire.is_unasked()
+        !self.wire.is_stream() && (self.context.is_closing() || self.wire.is_unasked())
     }
 
-    async fn serve(&self, request: Request<Incoming>, seen: Head) -> Response<ResponseBody> {
+    pub(super) async fn serve(&self, request: Request<Incoming>, seen: Head) -> Response<ResponseBody> {
         let arrived = clock::now();
         match &*self.port {
             Port::Proxy => forward::serve(self, request, seen, arrived).await,
@@ -177,6 +178,7 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
     let Ok(local) = stream.local_addr() else { return };
     let mut drain = context.drain.subscribe();
     let (mut stream, mut early) = (Transport::Socket(stream), Bytes::new());
+    let mut is_fresh = true;
     loop {
         if early.is_empty() {
             match wait(&context, &mut stream, &mut drain).await {
@@ -187,6 +189,10 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
         if !context.allows(&port, peer) {
             let error = ProxyError::new(ErrorKind::ClientDenied, "the client's address is not in `clients`");
             return end_with(&context, stream, &error).await;
+        }
+        let within = context.shared.settings.limits.header_timeout;
+        if std::mem::take(&mut is_fresh) && multiplex::is_preface(&mut stream, &mut early, within).await {
+            return Box::pin(multiplex::run(context, port, stream, early, (peer, local), &mut drain)).await;
         }
         let client = Arc::new(Client {
             context: Arc::clone(&context),

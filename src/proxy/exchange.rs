@@ -71,10 +71,11 @@ impl Shape {
             facts: Facts::new(request.method(), headers),
             version,
             has_body,
-            expects: has_body && version >= Version::HTTP_11 && expects_continue(headers),
+            // HTTP/2 has no way to ask for a body; it is taken as it comes.
+            expects: has_body && version == Version::HTTP_11 && expects_continue(headers),
             // An upgrade behind a body would have to wait for the body (RFC 9110 §7.8); nobody does that.
             upgrade: !has_body
-                && version >= Version::HTTP_11
+                && version == Version::HTTP_11
                 && headers::asks_upgrade(headers)
                 && !headers::is_upgrade_to_h2c(headers),
         }
@@ -230,7 +231,7 @@ impl Exchange<'_> {
 
     /// Sees to it that 1xx answers pass, and that `100 Continue` opens the gate.
     async fn pass_interim(&self, request: &mut Request<RequestBody>, gate: Option<oneshot::Sender<()>>) {
-        let is_old = self.shape.version < Version::HTTP_11;
+        let takes_none = self.shape.version != Version::HTTP_11;
         let (client, expects) = (self.client, self.shape.expects);
         let most = client.context.shared.settings.limits.max_interim_responses;
         let exchange = poll_fn(|cx| Poll::Ready(client.wire.await_head(most, cx.waker()))).await;
@@ -245,8 +246,8 @@ impl Exchange<'_> {
                 }
                 return;
             }
-            // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
-            if is_old {
+            // HTTP/1.0 knows no 1xx (RFC 9110 §15.2); on HTTP/2, hyper cannot send them.
+            if takes_none {
                 return wire.drop_interim(exchange);
             }
             let (status, version) = (interim.status(), interim.version());
@@ -401,7 +402,7 @@ pub(super) fn local(
     record.answered(answer.status().as_u16());
     let mut answer = answer.map(|bytes| ResponseBody::local(bytes, &client.wire, Some(record)));
     *answer.version_mut() = version;
-    if !keep || client.must_close() {
+    if (!keep && !client.wire.is_stream()) || client.must_close() {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
@@ -414,6 +415,10 @@ pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> boo
     let most = context.shared.settings.limits.drain_body;
     if body.is_end_stream() {
         client.wire.body_done(true);
+        return true;
+    }
+    if client.wire.is_stream() {
+        // The rest is the stream's alone: dropping the body tells the client that nobody reads it.
         return true;
     }
     let hopeless = body.size_hint().lower() > most;

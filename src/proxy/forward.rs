@@ -40,7 +40,11 @@ pub(super) async fn serve(
     match form {
         Form::Authority(authority) => connect::run(client, request, &authority, arrived).await,
         Form::Absolute(authority) => {
-            let path = if seen.no_path { PathAndQuery::from_static("*") } else { target::origin_form(request.uri()) };
+            let path = if seen.no_path || request.uri().path() == "*" {
+                PathAndQuery::from_static("*")
+            } else {
+                target::origin_form(request.uri())
+            };
             let key = target::key(Scheme::Http, authority.as_str());
             let host = HeaderValue::from_str(authority.as_str());
             match key.and_then(|key| Ok((key, host.map_err(|_| not_a_header())?))) {
@@ -66,6 +70,7 @@ fn not_a_header() -> ProxyError {
 async fn check(client: &Client, request: &Request<Incoming>, seen: &Head) -> Result<Form, ProxyError> {
     let headers = request.headers();
     target::check_head(request.version(), headers, seen)?;
+    target::check_stream(request.version(), request.uri(), headers)?;
     let form = target::form(request.method(), request.uri())?;
     if form == Form::Origin {
         return Err(ProxyError::new(ErrorKind::NotProxyRequest, synthetic::how_to_use(&client.local)));

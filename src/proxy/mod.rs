@@ -27,6 +27,7 @@ mod connection;
 mod exchange;
 mod forward;
 mod headers;
+mod multiplex;
 mod record;
 mod reverse;
 mod tap;

@@ -177,6 +177,7 @@ fn read<'r>(
     seen: &Head,
 ) -> Result<(&'r Route, PathAndQuery, String), ProxyError> {
     target::check_head(request.version(), request.headers(), seen)?;
+    target::check_stream(request.version(), request.uri(), request.headers())?;
     if request.method() == Method::CONNECT {
         return Err(ProxyError::new(ErrorKind::NoTunnel, "this port serves `[[reverse]]`: it opens no tunnels"));
     }

@@ -132,10 +132,25 @@ pub(super) fn check_head(version: Version, headers: &HeaderMap, seen: &Head) -> 
             let host = host.to_str().map_err(|_| bad("`Host` has characters that no host has"))?;
             KeyRef::from_authority(Scheme::Http, host).map(drop).map_err(|error| bad_authority(error, "`Host`"))
         }
-        (None, _) if version >= Version::HTTP_11 => Err(bad("the request has no `Host`")),
+        (None, _) if version == Version::HTTP_11 => Err(bad("the request has no `Host`")),
         (None, _) => Ok(()),
         (Some(_), Some(_)) => Err(bad("the request has more than one `Host`")),
     }
+}
+
+/// Refuses a stream whose `Host` names another host than its `:authority` (RFC 9113 §8.3.1).
+///
+/// # Errors
+/// [`ErrorKind::BadRequest`].
+pub(super) fn check_stream(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), ProxyError> {
+    if version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let (Some(authority), Some(host)) = (uri.authority(), headers.get(HOST)) else { return Ok(()) };
+    let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+    let named = |text: &str| KeyRef::from_authority(scheme, text).map(|key| key.to_key()).ok();
+    let agree = host.to_str().ok().and_then(named).is_some_and(|host| Some(host) == named(authority.as_str()));
+    if agree { Ok(()) } else { Err(bad("`Host` and `:authority` name different hosts")) }
 }
 
 fn bad(detail: &'static str) -> ProxyError {

@@ -47,6 +47,16 @@ impl Transport {
         }
     }
 
+    /// Whether what has come so far may be the beginning of `bytes`. Takes nothing; cannot tell but for a bare socket.
+    pub(super) async fn may_begin_with(&mut self, bytes: &[u8]) -> bool {
+        let Self::Socket(socket) = self else { return true };
+        let mut seen = vec![0; bytes.len()];
+        match socket.peek(&mut seen).await {
+            Ok(length) => seen.get(..length).is_some_and(|seen| bytes.starts_with(seen)),
+            Err(_) => false,
+        }
+    }
+
     /// Sees to it that dropping this looks like an accident to the client. TLS and streams do so by themselves: the
     /// `close_notify`, or the end of the stream, is missing.
     pub(super) fn set_reset(&self) {

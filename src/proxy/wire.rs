@@ -35,6 +35,8 @@ const MAX_DROPPED: usize = 256;
 /// What goes on between hyper and us on one connection.
 #[derive(Debug)]
 pub(super) struct Wire {
+    /// One stream of several: how the connection goes on does not depend on it.
+    is_stream: bool,
     phase: AtomicU8,
     /// The request body is still being read, or may be.
     body_open: AtomicBool,
@@ -96,7 +98,19 @@ pub(super) enum Interim {
 
 impl Wire {
     pub(super) fn new(max_head: usize) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::with(max_head, false))
+    }
+
+    /// For one stream of HTTP/2, whose client may leave an answer alone for `patience`.
+    pub(super) fn of_stream(patience: Duration) -> Arc<Self> {
+        let wire = Self::with(0, true);
+        wire.set_patience(patience);
+        Arc::new(wire)
+    }
+
+    fn with(max_head: usize, is_stream: bool) -> Self {
+        Self {
+            is_stream,
             phase: AtomicU8::new(QUIET),
             body_open: AtomicBool::new(false),
             body_left: AtomicBool::new(false),
@@ -120,7 +134,26 @@ impl Wire {
                 tunnel: None,
                 read_some: false,
             }),
-        })
+        }
+    }
+
+    /// Whether this is one stream of several.
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// A stream's client has room for more of the answer.
+    pub(super) fn stream_moves(&self) {
+        if self.is_stream {
+            self.moved(1);
+        }
+    }
+
+    /// A stream's client is to take a piece of the answer.
+    pub(super) fn stream_waits(&self) {
+        if self.is_stream {
+            self.stalled.store(true, Ordering::Relaxed);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
