@@ -201,6 +201,8 @@ pub enum EgressTarget {
 /// `[upstream]`
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// Whether HTTP/2 is offered where TLS is spoken.
+    pub http2: bool,
     /// Most connections to one host at a time.
     pub max_connections_per_host: usize,
     /// Most idle connections kept for one host.

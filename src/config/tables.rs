@@ -213,6 +213,7 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
     let mut section = reader.section(root, "upstream");
     let s = &mut section;
     let upstream = Upstream {
+        http2: reader.get(s, "http2", true),
         max_connections_per_host: reader.count(s, "max_connections_per_host", 256, 1..=100_000),
         max_idle_per_host: reader.count(s, "max_idle_per_host", 32, 0..=100_000),
         idle_timeout: reader.get(s, "idle_timeout", seconds(60)),

@@ -6,7 +6,8 @@ use std::fmt;
 
 use http::StatusCode;
 
-use crate::core::signal::{Failure, Outcome};
+use crate::core::decision::Reason;
+use crate::core::signal::{Failure, Outcome, Signal};
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +169,8 @@ kinds! {
     TlsTimeout = "tls_timeout", GATEWAY_TIMEOUT, Tls, Upstream, "connection_timeout";
     /// The connection broke before the response head was complete.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Head, Upstream, "connection_terminated";
+    /// The upstream asks for less, on the connection instead of in a response (HTTP/2's ENHANCE_YOUR_CALM).
+    UpstreamCalm = "upstream_calm", SERVICE_UNAVAILABLE, Head, Upstream, "connection_limit_reached";
     /// The response is not HTTP, or ambiguous.
     UpstreamProtocol = "upstream_protocol", BAD_GATEWAY, Head, Upstream, "http_protocol_error";
     /// The response head took too long.
@@ -191,6 +194,10 @@ impl ErrorKind {
             Self::TlsProtocol | Self::TlsCertificate => Failure::Tls,
             Self::UpstreamReset => Failure::Reset,
             Self::UpstreamProtocol => Failure::Malformed,
+            Self::UpstreamCalm => {
+                let received = Some(Box::from("ENHANCE_YOUR_CALM"));
+                return Outcome::Signal(Signal { reason: Reason::RateLimited, hint: None, received });
+            }
             _ => return Outcome::Neutral,
         };
         Outcome::Failing(failure)

@@ -366,7 +366,7 @@ async fn flooded(client: &Client) {
 pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, key: &Key, now: Instant) {
     let outcome = error.kind().outcome();
     let line = format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = matches!(outcome, Outcome::Failing(_)).then_some(line.as_str());
+    let line = matches!(outcome, Outcome::Failing(_) | Outcome::Signal(_)).then_some(line.as_str());
     permit.complete(&outcome, None, line, now, clock::draw());
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::{http1, http2};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -20,33 +20,59 @@ use super::pool::{Connection, Lease};
 use super::tls;
 use crate::proxy::error::{ErrorKind, ProxyError};
 
-/// A connection: hyper's sender, and the task that drives the socket.
-pub(super) struct Line<B> {
-    pub(super) sender: SendRequest<Outgoing<B>>,
+/// A connection.
+pub(super) enum Line<B> {
+    /// One exchange at a time.
+    Http1(Http1<B>),
+    /// Several at once. Without a sender its task ends it when the last exchange is over.
+    Http2(http2::SendRequest<Outgoing<B>>),
+}
+
+/// hyper's sender, and the task that drives the socket.
+pub(super) struct Http1<B> {
+    pub(super) sender: http1::SendRequest<Outgoing<B>>,
     pub(super) task: AbortHandle,
     pub(super) in_order: bool,
 }
 
 impl<B: Send + 'static> Connection for Line<B> {
     fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        match self {
+            Self::Http1(line) => line.sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.sender.poll_ready(cx).map(|ready| ready.is_ok())
+        match self {
+            Self::Http1(line) => line.sender.poll_ready(cx).map(|ready| ready.is_ok()),
+            Self::Http2(sender) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
+        }
     }
 
     fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        match self {
+            Self::Http1(line) => line.sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
     }
 
-    fn retire(mut self) {
-        // Without its sender the task closes the connection, or hands it over after a 101.
-        self.in_order = true;
+    fn retire(self) {
+        if let Self::Http1(mut line) = self {
+            // Without its sender the task closes the connection, or hands it over after a 101.
+            line.in_order = true;
+        }
+    }
+
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(sender) => Some(Self::Http2(sender.clone())),
+        }
     }
 }
 
-impl<B> Drop for Line<B> {
+impl<B> Drop for Http1<B> {
     fn drop(&mut self) {
         if !self.in_order {
             self.task.abort();
@@ -56,7 +82,8 @@ impl<B> Drop for Line<B> {
 
 /// The caller's request body, watched: whose fault a broken exchange is, and who is waiting for whom.
 pub(super) struct Outgoing<B> {
-    body: B,
+    /// `None`: empty, and kept for another attempt.
+    body: Option<B>,
     watch: Option<Arc<Watch>>,
 }
 
@@ -81,10 +108,15 @@ impl<B: Body> Outgoing<B> {
             let state = Watched { failed: false, starved: false, moved: Instant::now() };
             Arc::new(Watch { state: Mutex::new(state) })
         });
-        (Self { body, watch: watch.clone() }, watch)
+        (Self { body: Some(body), watch: watch.clone() }, watch)
     }
 
-    pub(super) fn into_inner(self) -> B {
+    /// Stands for an empty body.
+    pub(super) const fn empty() -> Self {
+        Self { body: None, watch: None }
+    }
+
+    pub(super) fn into_inner(self) -> Option<B> {
         self.body
     }
 }
@@ -124,7 +156,8 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
         if let Some(watch) = &self.watch {
             watch.note(polled.is_pending(), matches!(polled, Poll::Ready(Some(Err(_)))));
         }
@@ -132,11 +165,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(B::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), B::size_hint)
     }
 }
 
@@ -167,6 +200,27 @@ pub(super) async fn await_head<F: Future>(
     }
 }
 
+/// Whether the upstream says that it has not looked at the request, so that it may be sent again whatever its method
+/// (RFC 9113 §8.7).
+pub(super) fn was_refused(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(|error| {
+        error.is_remote()
+            && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                // Of the streams that a GOAWAY ends, these are the ones it says were not looked at.
+                || error.is_go_away() && error.reason() != Some(h2::Reason::ENHANCE_YOUR_CALM))
+    })
+}
+
+fn classify_h2(error: &h2::Error) -> ProxyError {
+    if error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+        return ProxyError::new(ErrorKind::UpstreamCalm, "the upstream asks for less (ENHANCE_YOUR_CALM)");
+    }
+    if error.is_remote() || error.is_io() {
+        return ProxyError::new(ErrorKind::UpstreamReset, error.to_string());
+    }
+    ProxyError::new(ErrorKind::UpstreamProtocol, error.to_string())
+}
+
 /// What an error before the response head means.
 pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyError {
     if watch.is_some_and(Watch::failed) || error.is_body_write_aborted() {
@@ -175,6 +229,9 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
             Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()),
             None => ProxyError::new(ErrorKind::RequestBody, "the request body broke off"),
         };
+    }
+    if let Some(error) = find::<h2::Error>(error) {
+        return classify_h2(error);
     }
     if let Some(io) = find::<io::Error>(error) {
         return match tls::tls_error(io) {

@@ -7,7 +7,11 @@
 //! connection, when hyper gives it back: that proves that no byte of it was written. A connection that breaks after that is
 //! an error whatever the method, since the upstream may have acted on the request (RFC 9110 §9.2.2) and the client knows
 //! better than we do whether again makes sense. hyper looks for the peer's close before it writes, so that the window is
-//! the time a packet needs.
+//! the time a packet needs. On HTTP/2 an upstream can say itself that it has not looked at a request (RFC 9113 §8.7); then
+//! it is sent again, once, if it has no body.
+//!
+//! **HTTP/2.** It is offered by ALPN where TLS is spoken. Then one connection carries everything to the host; requests for
+//! an upgrade go over connections of their own, with HTTP/1.1.
 
 mod dial;
 mod exchange;
@@ -22,18 +26,22 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use self::exchange::{Line, Outgoing, await_head};
+use self::exchange::{HeadLate, Http1, Line, Outgoing, Watch, await_head};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
 use self::resolve::Resolver;
 use self::stream::Patient;
@@ -42,6 +50,7 @@ use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{ErrorKind, ProxyError};
+use crate::proxy::target::authority;
 
 pub use self::exchange::ResponseBody;
 pub use self::pool::PoolStats;
@@ -49,6 +58,11 @@ pub use self::tls::TlsSetupError;
 
 /// The most hyper reads ahead of a slow reader.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// What may be on its way to us on one stream of HTTP/2, and on all of a connection; and from us.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// hyper's own bound on fields. Staying at it keeps hyper's parser on the stack.
 const HYPER_MAX_FIELDS: usize = 100;
@@ -71,7 +85,9 @@ struct Inner<B: Send + 'static> {
     egress: Egress,
     resolver: Resolver,
     tls: TlsClients,
-    http: http1::Builder,
+    http1: http1::Builder,
+    http2: Option<http2::Builder<TokioExecutor>>,
+    dns_timeout: Duration,
     pool: Pool<Line<B>>,
     swept: AtomicBool,
 }
@@ -119,13 +135,24 @@ impl<B: Send + 'static> Upstreams<B> {
         hosts: &Hosts,
         egress: Egress,
     ) -> Result<Self, TlsSetupError> {
-        let mut http = http1::Builder::new();
-        http.preserve_header_case(true)
+        let mut http1 = http1::Builder::new();
+        http1
+            .preserve_header_case(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(READ_BUFFER.max(limits.max_header_bytes));
         if limits.max_header_fields != HYPER_MAX_FIELDS {
-            http.max_headers(limits.max_header_fields);
+            http1.max_headers(limits.max_header_fields);
         }
+        let http2 = settings.http2.then(|| {
+            let mut http2 = http2::Builder::new(TokioExecutor::new());
+            http2
+                .timer(TokioTimer::new())
+                .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_send_buf_size(SEND_BUFFER);
+            http2
+        });
         let bounds = Bounds {
             max_connections: settings.max_connections_per_host.max(1),
             max_idle: settings.max_idle_per_host,
@@ -137,7 +164,9 @@ impl<B: Send + 'static> Upstreams<B> {
                 egress,
                 resolver: Resolver::new(settings.dns_ttl, settings.dns_timeout),
                 tls: TlsClients::new(settings)?,
-                http,
+                http1,
+                http2,
+                dns_timeout: settings.dns_timeout,
                 pool: Pool::new(bounds),
                 swept: AtomicBool::new(false),
             }),
@@ -197,13 +226,12 @@ where
     /// Every kind of the stages destination to head, and what the request body reported: a [`ProxyError`] of its own, else
     /// [`ErrorKind::RequestBody`].
     pub async fn send(&self, to: &Target<'_>, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError<B>> {
-        let mut request = request;
-        *request.version_mut() = Version::HTTP_11;
         let timeouts = &to.host.timeouts;
         let asked_upgrade = request.headers().contains_key(UPGRADE);
+        let mut request = request;
         let mut again = false;
         loop {
-            let (mut lease, reused) = match self.acquire(to, again).await {
+            let (mut lease, reused) = match self.acquire(to, again, asked_upgrade).await {
                 Ok(acquired) => acquired,
                 Err(error) => return Err(SendError { error, request: Some(Box::new(request)) }),
             };
@@ -211,10 +239,11 @@ where
                 let error = ProxyError::new(ErrorKind::Internal, "a connection without a connection");
                 return Err(SendError { error, request: Some(Box::new(request)) });
             };
-            let (parts, body) = request.into_parts();
-            let (body, watch) = Outgoing::new(body);
-            let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-            let Ok(answered) = await_head(sent, timeouts.head, watch.as_deref()).await else {
+            let Attempt { answered, kept, watch } = match line {
+                Line::Http1(line) => over_http1(line, request, timeouts.head).await,
+                Line::Http2(sender) => over_http2(sender, to.key, request, timeouts.head).await,
+            };
+            let Ok(answered) = answered else {
                 let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
                 return Err(SendError { error, request: None });
             };
@@ -227,10 +256,11 @@ where
                 }
                 Err(failure) => failure,
             };
-            let unsent = failure.take_message().map(|message| message.map(Outgoing::into_inner));
             let error = exchange::classify(failure.error(), watch.as_deref());
+            let was_refused = exchange::was_refused(failure.error());
+            let unsent = whole(failure.take_message(), kept, was_refused);
             match unsent {
-                Some(unsent) if reused && !again => {
+                Some(unsent) if (reused || was_refused) && !again => {
                     again = true;
                     request = unsent;
                 }
@@ -240,7 +270,7 @@ where
     }
 
     /// A connection, and whether it was used before.
-    async fn acquire(&self, to: &Target<'_>, fresh: bool) -> Result<(Lease<Line<B>>, bool), ProxyError> {
+    async fn acquire(&self, to: &Target<'_>, fresh: bool, upgrade: bool) -> Result<(Lease<Line<B>>, bool), ProxyError> {
         let inner = &self.inner;
         let tls = match to.key.scheme() {
             Scheme::Http => TlsId::PLAIN,
@@ -249,11 +279,18 @@ where
                 .find(&to.host.tls)
                 .ok_or_else(|| ProxyError::new(ErrorKind::Internal, "the host's TLS settings were not prepared"))?,
         };
-        let slot = match inner.pool.checkout(HostRef { key: to.key, tls }, Instant::now(), fresh) {
+        // There are no upgrades inside HTTP/2.
+        let multiplex = inner.http2.is_some() && tls != TlsId::PLAIN && !upgrade;
+        let host = HostRef { key: to.key, tls, multiplex };
+        let slot = match inner.pool.checkout(host, Instant::now(), fresh) {
             Checkout::Reuse(lease) => return Ok((lease, true)),
             Checkout::Open(slot) => slot,
             Checkout::Wait(mut waiting) => {
-                match tokio::time::timeout(to.host.timeouts.connect, waiting.granted()).await {
+                // In line for a connection that somebody else is opening, perhaps.
+                let opening =
+                    if multiplex { to.host.timeouts.tls.saturating_add(inner.dns_timeout) } else { Duration::ZERO };
+                let wait = to.host.timeouts.connect.saturating_add(opening);
+                match tokio::time::timeout(wait, waiting.granted()).await {
                     Ok(Some(Grant::Connection(lease))) => return Ok((lease, true)),
                     Ok(Some(Grant::Slot(slot))) => slot,
                     Ok(None) => return Err(ProxyError::new(ErrorKind::Internal, "the pool is gone")),
@@ -263,7 +300,7 @@ where
                 }
             }
         };
-        inner.open(to, tls, slot).await.map(|lease| (lease, false))
+        inner.open(to, host, slot).await.map(|lease| (lease, false))
     }
 }
 
@@ -282,31 +319,35 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    async fn open(&self, to: &Target<'_>, tls: TlsId, slot: Slot<Line<B>>) -> Result<Lease<Line<B>>, ProxyError> {
+    async fn open(
+        &self,
+        to: &Target<'_>,
+        host: HostRef<'_>,
+        slot: Slot<Line<B>>,
+    ) -> Result<Lease<Line<B>>, ProxyError> {
         let stream = self.dial(to).await?;
-        if tls == TlsId::PLAIN {
-            return self.start(stream, slot).await;
+        if host.tls == TlsId::PLAIN {
+            return self.start_http1(stream, slot).await;
         }
-        let agreed = tokio::time::timeout(to.host.timeouts.tls, self.tls.handshake(tls, to.key.host(), stream)).await;
-        match agreed {
-            Ok(stream) => self.start(stream?, slot).await,
-            Err(_) => Err(ProxyError::new(ErrorKind::TlsTimeout, "TLS was not agreed on in time")),
+        let handshake = self.tls.handshake(host.tls, to.key.host(), stream, host.multiplex);
+        let stream = match tokio::time::timeout(to.host.timeouts.tls, handshake).await {
+            Ok(agreed) => agreed?,
+            Err(_) => return Err(ProxyError::new(ErrorKind::TlsTimeout, "TLS was not agreed on in time")),
+        };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        match &self.http2 {
+            Some(http2) if is_http2 => self.start_http2(http2, stream, slot).await,
+            _ => self.start_http1(stream, slot).await,
         }
     }
 
-    async fn start<T>(&self, stream: T, slot: Slot<Line<B>>) -> Result<Lease<Line<B>>, ProxyError>
+    async fn start_http1<T>(&self, stream: T, mut slot: Slot<Line<B>>) -> Result<Lease<Line<B>>, ProxyError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            tokio::spawn(self.pool.sweeper().run());
-        }
-        let internal = |detail: String| ProxyError::new(ErrorKind::Internal, detail);
-        let (sender, connection) = self
-            .http
-            .handshake(TokioIo::new(Patient::new(stream)))
-            .await
-            .map_err(|error| internal(error.to_string()))?;
+        self.sweep();
+        let handshake = self.http1.handshake(TokioIo::new(Patient::new(stream)));
+        let (sender, connection) = handshake.await.map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -314,9 +355,129 @@ where
             }
             drop(slot);
         });
-        let line = Line { sender, task: task.abort_handle(), in_order: false };
-        Ok(place.lease(line))
+        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false })))
     }
+
+    async fn start_http2<T>(
+        &self,
+        http2: &http2::Builder<TokioExecutor>,
+        stream: T,
+        mut slot: Slot<Line<B>>,
+    ) -> Result<Lease<Line<B>>, ProxyError>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.sweep();
+        let handshake = http2.handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|error| {
+            ProxyError::new(ErrorKind::UpstreamReset, format!("the upstream does not begin HTTP/2: {error}"))
+        })?;
+        let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to an upstream ended with an error");
+            }
+            drop(slot);
+        });
+        Ok(place.lease(Line::Http2(sender)))
+    }
+
+    fn sweep(&self) {
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.pool.sweeper().run());
+        }
+    }
+}
+
+fn internal(detail: String) -> ProxyError {
+    ProxyError::new(ErrorKind::Internal, detail)
+}
+
+/// One attempt at an exchange.
+struct Attempt<B> {
+    answered: Result<Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>, HeadLate>,
+    kept: Option<Kept<B>>,
+    watch: Option<Arc<Watch>>,
+}
+
+/// What is kept of a request that was given to HTTP/2 in another form, for another attempt.
+struct Kept<B> {
+    head: Parts,
+    /// If it is empty.
+    body: Option<B>,
+}
+
+/// The request again, if nothing of it was sent, or if it `was_refused` and has no body.
+fn whole<B>(message: Option<Request<Outgoing<B>>>, kept: Option<Kept<B>>, was_refused: bool) -> Option<Request<B>>
+where
+    B: Body<Data = Bytes>,
+{
+    match (message, kept) {
+        (Some(message), kept) => {
+            let (head, body) = message.into_parts();
+            let (head, empty) = kept.map_or((head, None), |kept| (kept.head, kept.body));
+            Some(Request::from_parts(head, empty.or_else(|| body.into_inner())?))
+        }
+        (None, Some(Kept { head, body: Some(body) })) if was_refused => Some(Request::from_parts(head, body)),
+        (None, _) => None,
+    }
+}
+
+async fn over_http1<B>(line: &mut Http1<B>, mut request: Request<B>, head: Duration) -> Attempt<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    *request.version_mut() = Version::HTTP_11;
+    let (parts, body) = request.into_parts();
+    let (body, watch) = Outgoing::new(body);
+    let sent = line.sender.try_send_request(Request::from_parts(parts, body));
+    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch }
+}
+
+async fn over_http2<B>(
+    sender: &mut http2::SendRequest<Outgoing<B>>,
+    key: &Key,
+    request: Request<B>,
+    head: Duration,
+) -> Attempt<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let as_stream = stream_head(&parts, key);
+    let (body, empty, watch) = if body.is_end_stream() {
+        (Outgoing::empty(), Some(body), None)
+    } else {
+        let (body, watch) = Outgoing::new(body);
+        (body, None, watch)
+    };
+    let kept = Some(Kept { head: parts, body: empty });
+    let sent = sender.try_send_request(as_stream.map(|()| body));
+    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept, watch }
+}
+
+/// A request's head as HTTP/2 has it: a whole URL, no fields of the connection (RFC 9113 §8.2.2, §8.3.1).
+fn stream_head(parts: &Parts, key: &Key) -> Request<()> {
+    let mut request = Request::new(());
+    let mut headers = parts.headers.clone();
+    headers.remove(CONNECTION);
+    let host = headers.remove(HOST);
+    let authority = host
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+        .or_else(|| Authority::try_from(authority(key)).ok());
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if key.scheme() == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    uri.authority = authority;
+    uri.path_and_query = parts.uri.path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(uri) {
+        *request.uri_mut() = uri;
+    }
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = headers;
+    *request.version_mut() = Version::HTTP_2;
+    request
 }
 
 /// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
@@ -345,12 +506,12 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
 
 /// Puts the lease into the body, so that the connection goes back at its end.
 fn deliver<B: Send + 'static>(
-    response: Response<hyper::body::Incoming>,
+    response: Response<Incoming>,
     lease: Lease<Line<B>>,
     host: &HostSettings,
 ) -> Response<ResponseBody<B>> {
     let (parts, incoming) = response.into_parts();
-    let reusable = parts.version == Version::HTTP_11 && !says_close(&parts.headers);
+    let reusable = parts.version == Version::HTTP_2 || parts.version == Version::HTTP_11 && !says_close(&parts.headers);
     let lease = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         lease.detach();
         None

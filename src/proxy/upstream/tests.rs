@@ -80,6 +80,7 @@ impl Body for Told {
 
 fn settings() -> settings::Upstream {
     settings::Upstream {
+        http2: true,
         max_connections_per_host: 256,
         max_idle_per_host: 32,
         idle_timeout: LONG,

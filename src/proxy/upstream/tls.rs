@@ -39,7 +39,15 @@ pub(super) struct TlsClients {
     provider: Arc<CryptoProvider>,
     global: Arc<RootCertStore>,
     /// Few; only ever added to, so that a position stays an identity.
-    clients: ArcSwap<Vec<(Tls, Arc<ClientConfig>)>>,
+    clients: ArcSwap<Vec<(Tls, Arc<Client>)>>,
+}
+
+/// One `[tls]`, by what is offered.
+struct Client {
+    /// HTTP/2, or else HTTP/1.1.
+    any: Arc<ClientConfig>,
+    /// HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
 }
 
 impl fmt::Debug for TlsClients {
@@ -79,7 +87,10 @@ impl TlsClients {
         if self.find(tls).is_some() {
             return Ok(());
         }
-        let config = Arc::new(self.config(tls)?);
+        let http1 = self.config(tls)?;
+        let mut any = http1.clone();
+        any.alpn_protocols.insert(0, b"h2".to_vec());
+        let config = Arc::new(Client { any: Arc::new(any), http1: Arc::new(http1) });
         self.clients.rcu(|clients| {
             let mut clients = clients.to_vec();
             if !clients.iter().any(|(known, _)| known == tls) {
@@ -95,14 +106,19 @@ impl TlsClients {
         self.clients.load().iter().position(|(known, _)| known == tls).map(TlsId::position)
     }
 
-    /// Agrees on TLS with `host` over `stream`.
+    /// Agrees on TLS with `host` over `stream`; with `multiplex`, HTTP/2 is offered.
     pub(super) async fn handshake(
         &self,
         id: TlsId,
         host: &str,
         stream: TcpStream,
+        multiplex: bool,
     ) -> Result<TlsStream<TcpStream>, ProxyError> {
-        let config = self.clients.load().get(id.0).map(|(_, config)| Arc::clone(config));
+        let config = self
+            .clients
+            .load()
+            .get(id.0)
+            .map(|(_, client)| Arc::clone(if multiplex { &client.any } else { &client.http1 }));
         let Some(config) = config else {
             return Err(ProxyError::new(ErrorKind::Internal, "the host's TLS settings were not prepared"));
         };
