@@ -8,7 +8,8 @@
 //! an error whatever the method, since the upstream may have acted on the request (RFC 9110 §9.2.2) and the client knows
 //! better than we do whether again makes sense. hyper looks for the peer's close before it writes, so that the window is
 //! the time a packet needs. On HTTP/2 an upstream can say itself that it has not looked at a request (RFC 9113 §8.7); then
-//! it is sent again, once, if it has no body.
+//! it is sent again if it has no body. A busy host may renew its connection under several requests at once, so that there
+//! may be a few such attempts.
 //!
 //! **HTTP/2.** It is offered by ALPN where TLS is spoken. Then one connection carries everything to the host; requests for
 //! an upgrade go over connections of their own, with HTTP/1.1.
@@ -63,6 +64,9 @@ const READ_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// How often a request is given to a connection at most. With HTTP/1.1 the second is a fresh one, and there is no third.
+const MAX_ATTEMPTS: u32 = 5;
 
 /// hyper's own bound on fields. Staying at it keeps hyper's parser on the stack.
 const HYPER_MAX_FIELDS: usize = 100;
@@ -229,9 +233,9 @@ where
         let timeouts = &to.host.timeouts;
         let asked_upgrade = request.headers().contains_key(UPGRADE);
         let mut request = request;
-        let mut again = false;
+        let mut attempts = 1_u32;
         loop {
-            let (mut lease, reused) = match self.acquire(to, again, asked_upgrade).await {
+            let (mut lease, reused) = match self.acquire(to, attempts > 1, asked_upgrade).await {
                 Ok(acquired) => acquired,
                 Err(error) => return Err(SendError { error, request: Some(Box::new(request)) }),
             };
@@ -260,8 +264,8 @@ where
             let was_refused = exchange::was_refused(failure.error());
             let unsent = whole(failure.take_message(), kept, was_refused);
             match unsent {
-                Some(unsent) if (reused || was_refused) && !again => {
-                    again = true;
+                Some(unsent) if (reused || was_refused) && attempts < MAX_ATTEMPTS => {
+                    attempts = attempts.saturating_add(1);
                     request = unsent;
                 }
                 unsent => return Err(SendError { error, request: unsent.map(Box::new) }),
