@@ -18,6 +18,7 @@ pub mod secrets;
 pub mod settings;
 mod show;
 mod tables;
+mod tls;
 mod value;
 
 use diagnostic::{ConfigErrors, Diagnostic, Place, Source};

@@ -229,6 +229,8 @@ pub struct Hosts {
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
     /// The patterns, by what they name; see [`Hosts::new`].
+    /// Whether any of them says `tls.upgrade`.
+    pub upgrade_some: bool,
     pub(super) index: Index,
 }
 
@@ -283,12 +285,85 @@ pub struct HostSettings {
 /// `[defaults.tls]`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
+    /// Whether `http://h` and `http://h:80` are spoken as `https://h`.
+    pub upgrade: bool,
     /// The lowest version accepted.
     pub min_version: TlsVersion,
     /// PEM files trusted instead of the global roots; empty: the global ones.
     pub ca_files: Vec<PathBuf>,
+    /// What we show who we are with, if the host asks.
+    pub client_cert: Option<ClientCert>,
+    /// Names of which the host's certificate must have one; empty: the host's own name.
+    pub expected_san: Vec<ExpectedSan>,
     /// Accept any certificate. Per host only.
     pub insecure: bool,
+}
+
+/// `client_cert_file` and `client_key_file`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientCert {
+    /// PEM: the certificate, then those that lead to its root.
+    pub cert_file: PathBuf,
+    /// PEM: its private key.
+    pub key_file: PathBuf,
+}
+
+/// A name that a certificate may have to carry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ExpectedSan {
+    /// A host name.
+    Dns(SanTemplate),
+    /// A URI, compared byte for byte.
+    Uri(SanTemplate),
+}
+
+/// A name with places for the host: `{host}`, or one of its labels, `{host.1}` being the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SanTemplate(String);
+
+impl SanTemplate {
+    /// Reads a template. `None`: a brace that belongs to no place.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (place, behind) = after.split_once('}')?;
+            if before.contains('}') || !(place == "host" || label(place).is_some()) {
+                return None;
+            }
+            rest = behind;
+        }
+        (!rest.contains('}') && !text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The template as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name for `host`. `None`: the host has no such label.
+    pub fn fill(&self, host: &str) -> Option<String> {
+        let mut out = String::new();
+        let mut rest = self.0.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            let (place, behind) = after.split_once('}')?;
+            out.push_str(before);
+            out.push_str(match label(place) {
+                // An address has no labels.
+                Some(_) if host.parse::<IpAddr>().is_ok() => return None,
+                Some(number) => host.split('.').nth(number.checked_sub(1)?)?,
+                None => host,
+            });
+            rest = behind;
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+}
+
+/// The number in `host.1`.
+fn label(place: &str) -> Option<usize> {
+    let digit = place.strip_prefix("host.")?;
+    (digit.len() == 1).then(|| digit.parse().ok()).flatten().filter(|&number| number > 0)
 }
 
 /// A TLS version.

@@ -15,8 +15,9 @@ use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
     Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, TlsVersion, Upstream,
+    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Upstream,
 };
+use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
 
@@ -221,7 +222,7 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
         dns_ttl: reader.get(s, "dns_ttl", seconds(30)),
         dns_timeout: reader.checked(s, "dns_timeout", seconds(5), more_than_zero),
         platform_roots: reader.get(s, "platform_roots", true),
-        ca_files: ca_files(reader, s, &[]),
+        ca_files: tls::ca_files(reader, s, &[]),
     };
     if !upstream.platform_roots && upstream.ca_files.is_empty() {
         reader.warnings.push(
@@ -234,28 +235,11 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
     upstream
 }
 
-/// `ca_files` of a table: each must be there and hold certificates. What a flag or the environment names is added to what
-/// the file says.
-fn ca_files<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, inherited: &[PathBuf]) -> Vec<PathBuf> {
-    let key = section.key("ca_files");
-    let files = reader.added(section, "ca_files", inherited.to_vec());
-    if reader.is_said(&key) {
-        for (index, file) in files.iter().enumerate() {
-            if let Err(cause) = secrets::certificates(file) {
-                let place = reader.place_at(&key, Some(index));
-                let message = format!("`ca_files`: expected certificates in PEM in `{}`: {cause}", file.display());
-                reader.errors.push(Diagnostic::new(place, message));
-            }
-        }
-    }
-    files
-}
-
 fn built_in() -> HostSettings {
     HostSettings {
         policy: Arc::new(Policy::default()),
         answer: Answer::default(),
-        tls: Tls { min_version: TlsVersion::Tls12, ca_files: Vec::new(), insecure: false },
+        tls: tls::built_in(),
         timeouts: Timeouts {
             connect: seconds(10),
             tls: seconds(10),
@@ -317,7 +301,7 @@ fn host_settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &
     HostSettings {
         policy,
         answer: answer(reader, section, &base.answer),
-        tls: tls(reader, section, &base.tls),
+        tls: tls::read(reader, section, &base.tls),
         timeouts: timeouts(reader, section, &base.timeouts),
     }
 }
@@ -425,18 +409,6 @@ fn answer<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Answer) 
     }
     reader.finish(section);
     answer
-}
-
-fn tls<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Tls) -> Tls {
-    let mut section = reader.section(parent, "tls");
-    let s = &mut section;
-    let tls = Tls {
-        min_version: reader.get(s, "min_version", base.min_version),
-        ca_files: ca_files(reader, s, &base.ca_files),
-        insecure: reader.get(s, "insecure", base.insecure),
-    };
-    reader.finish(section);
-    tls
 }
 
 fn timeouts<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Timeouts) -> Timeouts {

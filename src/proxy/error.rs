@@ -165,6 +165,8 @@ kinds! {
     TlsProtocol = "tls_protocol", BAD_GATEWAY, Tls, Upstream, "tls_protocol_error";
     /// The host's certificate is not good.
     TlsCertificate = "tls_certificate", BAD_GATEWAY, Tls, Upstream, "tls_certificate_error";
+    /// The host's certificate is good, but not that of who was expected.
+    Identity = "identity", BAD_GATEWAY, Tls, Upstream, "tls_certificate_error";
     /// TLS took too long.
     TlsTimeout = "tls_timeout", GATEWAY_TIMEOUT, Tls, Upstream, "connection_timeout";
     /// The connection broke before the response head was complete.
@@ -191,7 +193,7 @@ impl ErrorKind {
             Self::ConnectRefused => Failure::Refused,
             Self::ConnectFailed => Failure::Unreachable,
             Self::ConnectTimeout | Self::TlsTimeout | Self::HeadTimeout => Failure::Timeout,
-            Self::TlsProtocol | Self::TlsCertificate => Failure::Tls,
+            Self::TlsProtocol | Self::TlsCertificate | Self::Identity => Failure::Tls,
             Self::UpstreamReset => Failure::Reset,
             Self::UpstreamProtocol => Failure::Malformed,
             Self::UpstreamCalm => {

@@ -397,9 +397,11 @@ fn internal(detail: String) -> ProxyError {
     ProxyError::new(ErrorKind::Internal, detail)
 }
 
+type Answered<B> = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>;
+
 /// One attempt at an exchange.
 struct Attempt<B> {
-    answered: Result<Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>, HeadLate>,
+    answered: Result<Answered<B>, HeadLate>,
     kept: Option<Kept<B>>,
     watch: Option<Arc<Watch>>,
 }

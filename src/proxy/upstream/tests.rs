@@ -113,7 +113,14 @@ fn egress(allow_private: bool, own: Vec<SocketAddr>) -> Egress {
 }
 
 fn tls() -> Tls {
-    Tls { min_version: TlsVersion::Tls12, ca_files: Vec::new(), insecure: false }
+    Tls {
+        upgrade: false,
+        min_version: TlsVersion::Tls12,
+        ca_files: Vec::new(),
+        client_cert: None,
+        expected_san: Vec::new(),
+        insecure: false,
+    }
 }
 
 fn host() -> HostSettings {
