@@ -45,7 +45,7 @@ fn summary(settings: &Settings) -> String {
     }];
     for (count, what) in [
         (settings.reverse.len(), "[[reverse]]"),
-        (settings.intercept.hosts.len(), "intercepted"),
+        (settings.intercept.hosts.len(), "in [intercept]"),
         (settings.hosts.hosts.len(), "[[host]]"),
     ] {
         if count > 0 {

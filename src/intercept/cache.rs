@@ -171,3 +171,91 @@ impl Entries {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+    const LIFETIME: Duration = Duration::from_secs(40 * 3600);
+
+    fn cache(most: usize) -> (tempfile::TempDir, Arc<LeafCache>) {
+        let directory = tempfile::tempdir().unwrap();
+        let hosts = crate::config::parse("intercept.hosts = [\"*.example.com\"]").unwrap().settings.intercept.hosts;
+        let authority = Authority::create(&directory.path().join("ca"), &hosts, NOW, false).unwrap();
+        let cache = LeafCache::new(Arc::new(authority), &[b"http/1.1"], LIFETIME, most);
+        (directory, Arc::new(cache))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_hundred_who_ask_at_once_share_one_minting() {
+        let (_directory, cache) = cache(10);
+        let gate = Arc::new(tokio::sync::Barrier::new(100));
+        let ask = || {
+            let (cache, gate) = (Arc::clone(&cache), Arc::clone(&gate));
+            tokio::spawn(async move {
+                gate.wait().await;
+                cache.server("a.example.com", NOW).await.unwrap()
+            })
+        };
+        let asked: Vec<_> = (0..100).map(|_| ask()).collect();
+        let mut servers = Vec::new();
+        for each in asked {
+            servers.push(each.await.unwrap());
+        }
+        assert!(servers.iter().all(|server| Arc::ptr_eq(server, &servers[0])));
+        assert_eq!((cache.minted(), cache.len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn at_the_bound_the_host_asked_for_the_longest_ago_goes() {
+        let (_directory, cache) = cache(3);
+        for host in ["a", "b", "c", "a", "d"] {
+            cache.server(&format!("{host}.example.com"), NOW).await.unwrap();
+        }
+        assert_eq!((cache.minted(), cache.len()), (4, 3));
+        for host in ["a", "c", "d"] {
+            cache.server(&format!("{host}.example.com"), NOW).await.unwrap();
+        }
+        assert_eq!(cache.minted(), 4, "those are still there");
+        cache.server("b.example.com", NOW).await.unwrap();
+        assert_eq!((cache.minted(), cache.len()), (5, 3));
+        for host in 0..200 {
+            cache.server(&format!("{host}.example.com"), NOW).await.unwrap();
+        }
+        assert_eq!(cache.len(), 3);
+        let entries = cache.lock();
+        assert_eq!((entries.by_host.len(), entries.by_use.len()), (3, 3));
+    }
+
+    #[tokio::test]
+    async fn a_leaf_is_made_anew_before_it_ends_and_when_the_clock_was_set_back() {
+        let (_directory, cache) = cache(3);
+        // It begins four hours before now, a tenth of its lifetime, and three quarters of it are over 26 hours from now.
+        let after = |hours: u64| NOW.saturating_add(Duration::from_secs(hours * 3600));
+        for (hours, minted) in [(0, 1), (25, 1), (26, 2), (51, 2), (52, 3)] {
+            cache.server("a.example.com", after(hours)).await.unwrap();
+            assert_eq!(cache.minted(), minted, "after {hours} hours");
+        }
+        cache.server("a.example.com", NOW).await.unwrap();
+        assert_eq!((cache.minted(), cache.len()), (4, 1));
+    }
+
+    #[tokio::test]
+    async fn of_a_host_that_is_not_permitted_nothing_is_kept() {
+        let (_directory, cache) = cache(3);
+        for host in ["peer.example", "127.0.0.1", "*.example.com", "A.example.com", ""] {
+            assert!(cache.server(host, NOW).await.is_err(), "{host}");
+        }
+        assert_eq!((cache.minted(), cache.is_empty(), cache.lock().by_use.len()), (0, true, 0));
+    }
+
+    #[tokio::test]
+    async fn clients_leave_nothing_behind() {
+        let (_directory, cache) = cache(3);
+        let server = cache.server("a.example.com", NOW).await.unwrap();
+        assert_eq!(server.send_tls13_tickets, 0);
+        assert!(!server.session_storage.can_cache() && !server.ticketer.enabled());
+        assert_eq!(server.max_early_data_size, 0);
+    }
+}

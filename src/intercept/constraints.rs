@@ -1,8 +1,8 @@
 //! Hosts as name constraints (RFC 5280 §4.2.1.10), and what those permit.
 //!
 //! A constraint of a name covers the name and every name below it: there is none for one name alone. A constraint says
-//! nothing of the other kind of name, so an authority for names must forbid every address expressly, and one for addresses
-//! every name (as the Baseline Requirements of the CA/Browser Forum have it, 7.1.2.5.2).
+//! nothing of the other kinds of name, so an authority for names must forbid every address expressly, and one for addresses
+//! every name and the other family (as the Baseline Requirements of the CA/Browser Forum have it, 7.1.2.5.2).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -117,14 +117,13 @@ impl Constraints {
         all.dedup();
         let is_inside_another = |one: &&Subtree| !all.iter().any(|other| other != *one && other.contains(one));
         let permitted: Vec<Subtree> = all.iter().filter(is_inside_another).cloned().collect();
-        let mut excluded = Vec::new();
-        if !permitted.iter().any(Subtree::is_dns) {
-            excluded.push(Subtree::Dns(String::new()));
-        }
-        if permitted.iter().all(Subtree::is_dns) {
-            excluded.push(Subtree::Net(IpNet::V4(Ipv4Net::default())));
-            excluded.push(Subtree::Net(IpNet::V6(Ipv6Net::default())));
-        }
+        let all_of_a_kind = [
+            Subtree::Dns(String::new()),
+            Subtree::Net(Ipv4Net::default().into()),
+            Subtree::Net(Ipv6Net::default().into()),
+        ];
+        let is_unused = |kind: &Subtree| !permitted.iter().any(|one| kind.contains(one));
+        let excluded = all_of_a_kind.into_iter().filter(is_unused).collect();
         Self { permitted, excluded }
     }
 
@@ -177,10 +176,12 @@ mod tests {
         let names = Constraints::of_hosts(&hosts(&["a.example", "*.example.com", "b.example.com:8443", "a.example"]));
         assert_eq!(texts(&names.permitted), ["a.example", "example.com"]);
         assert_eq!(texts(&names.excluded), ["every IPv4 address", "every IPv6 address"]);
-        let addresses = Constraints::of_hosts(&hosts(&["10.1.2.3", "10.1.0.0/16", "2001:db8::1"]));
-        assert_eq!(texts(&addresses.permitted), ["10.1.0.0/16", "2001:db8::1"]);
-        assert_eq!(texts(&addresses.excluded), ["every name"]);
-        assert!(Constraints::of_hosts(&hosts(&["10.1.2.3", "a.example"])).excluded.is_empty());
+        let addresses = Constraints::of_hosts(&hosts(&["10.1.2.3", "10.1.0.0/16"]));
+        assert_eq!(texts(&addresses.permitted), ["10.1.0.0/16"]);
+        assert_eq!(texts(&addresses.excluded), ["every name", "every IPv6 address"]);
+        let all = Constraints::of_hosts(&hosts(&["2001:db8::1", "10.1.2.3", "a.example"]));
+        assert_eq!(texts(&all.permitted), ["a.example", "10.1.2.3", "2001:db8::1"]);
+        assert!(all.excluded.is_empty());
     }
 
     #[test]
