@@ -49,22 +49,38 @@ impl Authority {
     /// As [`Authority::open`] and [`Authority::create`], and when it does not permit every one of `hosts`.
     pub fn open_or_create(directory: &Path, hosts: &[HostPattern], now: UnixTime) -> Result<Self, AuthorityError> {
         let authority = match Self::open(directory, now) {
-            Err(error) if error.is_missing() => match Self::make(directory, hosts, now, false)? {
-                Some(made) => {
-                    tracing::info!(
-                        certificate = %made.certificate.file().display(),
-                        fingerprint = made.certificate.fingerprint(),
-                        "made a certificate authority; clients must trust it: `holdoff ca export`"
-                    );
-                    made
-                }
-                // Somebody was faster.
-                None => Self::open(directory, now)?,
-            },
-            opened => opened?,
+            Ok(opened) => opened,
+            Err(error) => Self::open_or_make_alone(directory, hosts, now, error)?,
         };
         authority.certificate.check_permits(hosts)?;
         Ok(authority)
+    }
+
+    /// As [`Authority::open_or_create`], once whoever writes there is done: what was found without waiting, `found`, may be
+    /// half of it.
+    fn open_or_make_alone(
+        directory: &Path,
+        hosts: &[HostPattern],
+        now: UnixTime,
+        found: AuthorityError,
+    ) -> Result<Self, AuthorityError> {
+        let lock = match Lock::take(directory) {
+            Ok(lock) => lock,
+            Err(error) if found.is_missing() => return Err(error),
+            Err(_) => return Err(found),
+        };
+        match Self::open(directory, now) {
+            Err(error) if error.is_missing() => {
+                let made = Self::make(&lock, directory, hosts, now)?;
+                tracing::info!(
+                    certificate = %made.certificate.file().display(),
+                    fingerprint = made.certificate.fingerprint(),
+                    "made a certificate authority; clients must trust it: `holdoff ca export`"
+                );
+                Ok(made)
+            }
+            opened => opened,
+        }
     }
 
     /// Makes an authority that is bound to `hosts`. With `replace` in the place of one that is there.
@@ -77,31 +93,23 @@ impl Authority {
         now: UnixTime,
         replace: bool,
     ) -> Result<Self, AuthorityError> {
-        Self::make(directory, hosts, now, replace)?.ok_or_else(|| {
-            let message = format!("there is a certificate authority in `{}` already", directory.display());
-            AuthorityError::new(message).mend(MAKE_NEW)
-        })
-    }
-
-    /// `None` when there is one and it shall not be replaced.
-    fn make(
-        directory: &Path,
-        hosts: &[HostPattern],
-        now: UnixTime,
-        replace: bool,
-    ) -> Result<Option<Self>, AuthorityError> {
         let lock = Lock::take(directory)?;
         let exists = |path: &Path| path.symlink_metadata().is_ok();
         if !replace && (exists(&files::key(directory)) || exists(&files::certificate(directory))) {
-            return Ok(None);
+            let message = format!("there is a certificate authority in `{}` already", directory.display());
+            return Err(AuthorityError::new(message).mend(MAKE_NEW));
         }
+        Self::make(&lock, directory, hosts, now)
+    }
+
+    fn make(lock: &Lock, directory: &Path, hosts: &[HostPattern], now: UnixTime) -> Result<Self, AuthorityError> {
         let refused = |error| AuthorityError::new("expected to make a certificate authority").caused_by(error);
         let key = KeyPair::generate().map_err(refused)?;
         let certificate = params(hosts, now)?.self_signed(&key).map_err(refused)?;
         let file = files::certificate(directory);
         let certificate = Certificate::parse(file, super::certificate::pem(certificate.der()).as_bytes())?;
         lock.write(key_pem(&key).as_bytes(), certificate.pem().as_bytes())?;
-        Self::new(certificate, key).map(Some)
+        Self::new(certificate, key)
     }
 
     /// Opens the authority in a directory.
