@@ -88,6 +88,36 @@ impl Text for HostPattern {
     }
 }
 
+/// A host of `[intercept]`: a pattern that names something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InterceptHost(pub(super) HostPattern);
+
+impl Text for InterceptHost {
+    const EXPECTED: &'static str = "a host (`\"api.example.com\"`), names below one (`\"*.example.com\"`) or a network \
+                                    (`\"10.1.0.0/16\"`), with a port after it if wanted";
+
+    fn parse(text: &str) -> Result<Self, Option<String>> {
+        let pattern = HostPattern::parse(text)?;
+        if pattern.scheme == Some(Scheme::Http) {
+            return Err(Some("interception is of https; leave out the scheme".to_owned()));
+        }
+        match pattern.target {
+            HostTarget::Any => Err(Some(
+                "name the hosts: the certificate authority is bound to them, so that its key is of no use for any other"
+                    .to_owned(),
+            )),
+            HostTarget::Net(network) if network.prefix_len() == 0 => {
+                Err(Some("name a network that is smaller than every address".to_owned()))
+            }
+            _ => Ok(Self(pattern)),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
+    }
+}
+
 impl Text for EgressRule {
     const EXPECTED: &'static str = "a host (`\"peer.example\"`), names below one (`\"*.example.com\"`) or a network \
                                     (`\"10.1.0.0/16\"`), with a port after it if wanted";

@@ -21,6 +21,8 @@ pub struct Settings {
     pub listen: Listen,
     /// Local listeners mapped onto upstreams.
     pub reverse: Vec<Reverse>,
+    /// Hosts whose TLS is ended here.
+    pub intercept: Intercept,
     /// The operators' door.
     pub admin: Admin,
     /// Metrics.
@@ -98,6 +100,37 @@ pub struct Reverse {
     /// Who may connect; empty: anyone who can reach the address, which is then on loopback. Elsewhere those of `[listen]` are
     /// already here if the table names none of its own.
     pub clients: Vec<IpNet>,
+}
+
+/// `[intercept]`
+#[derive(Clone, Debug)]
+pub struct Intercept {
+    /// The hosts whose TLS is ended here; empty: none. Never [`HostTarget::Any`], never [`Scheme::Http`].
+    pub hosts: Vec<HostPattern>,
+    /// Where the certificate authority is; `None`: below the state directory, see `intercept::directory`.
+    pub ca_dir: Option<PathBuf>,
+    /// How long a leaf certificate is valid.
+    pub leaf_lifetime: Duration,
+    /// How many leaf certificates are kept.
+    pub leaf_cache: usize,
+}
+
+impl Intercept {
+    /// Whether a host, in the normal form of a key, is named.
+    ///
+    /// An address literal is matched as it was written: `10.0.0.0/8` does not name `::ffff:10.0.0.1`, for no certificate of
+    /// the one is good for the other.
+    pub fn names(&self, host: &str, port: u16) -> bool {
+        let address = host.parse::<IpAddr>().ok();
+        self.hosts.iter().filter(|pattern| pattern.port.is_none_or(|wanted| wanted == port)).any(|pattern| {
+            match &pattern.target {
+                HostTarget::Exact(name) => name == host,
+                HostTarget::Suffix(suffix) => address.is_none() && host.ends_with(suffix.as_str()),
+                HostTarget::Net(network) => address.is_some_and(|address| network.contains(&address)),
+                HostTarget::Any => false,
+            }
+        })
+    }
 }
 
 /// `[admin]`

@@ -10,11 +10,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::check;
 use super::diagnostic::{Diagnostic, mask_credentials};
-use super::pattern::{HostName, Name, PathPrefix, Upstream as ReverseUpstream};
+use super::pattern::{HostName, InterceptHost, Name, PathPrefix, Upstream as ReverseUpstream};
 use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
-    Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Limits, Listen,
+    Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
     ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Upstream,
 };
 use super::tls;
@@ -23,6 +23,9 @@ use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRul
 
 /// The largest body of a synthetic answer.
 const MAX_BODY: usize = 64 << 10;
+
+/// How long a leaf certificate may be valid. Clients refuse more than 398 days.
+const LEAF_LIFETIME: std::ops::RangeInclusive<Duration> = seconds(3600)..=seconds(398 * 86_400);
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -36,6 +39,7 @@ fn more_than_zero(value: &Duration) -> Result<(), String> {
 pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Settings {
     let listen = listen(reader, root);
     let (reverse, reverse_keys) = reverse(reader, root, &listen);
+    let intercept = intercept(reader, root);
     let admin = admin(reader, root);
     let metrics = metrics(reader, root);
     let log = log(reader, root);
@@ -44,7 +48,8 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     let hosts = hosts(reader, root);
     let limits = limits(reader, root);
     let shutdown = shutdown(reader, root);
-    let mut settings = Settings { listen, reverse, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+    let mut settings =
+        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
     settings.egress.allow_private = match private {
         Private::Auto => settings.all_loopback(),
         Private::Allow => true,
@@ -148,6 +153,22 @@ fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen)
         }
     }
     (found, keys)
+}
+
+fn intercept<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Intercept {
+    let mut section = reader.section(root, "intercept");
+    let s = &mut section;
+    let lifetime = |lifetime: &Duration| {
+        if LEAF_LIFETIME.contains(lifetime) { Ok(()) } else { Err("a duration from 1h to 398d".to_owned()) }
+    };
+    let intercept = Intercept {
+        hosts: reader.get::<Vec<InterceptHost>>(s, "hosts", Vec::new()).into_iter().map(|host| host.0).collect(),
+        ca_dir: reader.optional::<PathBuf>(s, "ca_dir", None),
+        leaf_lifetime: reader.checked(s, "leaf_lifetime", seconds(30 * 86_400), lifetime),
+        leaf_cache: reader.count(s, "leaf_cache", 1000, 1..=100_000),
+    };
+    reader.finish(section);
+    intercept
 }
 
 fn admin<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Admin {
