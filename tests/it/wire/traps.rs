@@ -122,15 +122,19 @@ fn get(host: SocketAddr, path: &str) -> String {
 #[tokio::test]
 async fn trap_undrained_body_behind_a_synthetic_answer_is_drained_or_the_connection_closes() {
     let (origin, witness) = (Origin::start(|_| limited("60")).await, Origin::start(|_| ok("evil")).await);
-    let holdoff = Holdoff::start("").await;
+    let holdoff =
+        Holdoff::start(&format!("[[reverse]]\naddress = [\"127.0.0.1:0\"]\nupstream = \"{}\"\n", origin.url())).await;
     let host = origin.address();
     assert_eq!(holdoff.get(&origin.url()).await.status, 429);
     let mut all = JoinSet::new();
-    for upload in uploads(witness.address()) {
-        let at = holdoff.proxy();
+    let ports = [(holdoff.proxy(), format!("http://{host}")), (holdoff.reverse(0), String::new())];
+    for (upload, (at, base)) in
+        uploads(witness.address()).into_iter().flat_map(|upload| ports.clone().map(|port| (upload.clone(), port)))
+    {
         all.spawn(async move {
-            let request = format!("POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n");
-            let (answer, second) = send(at, &request, &upload, &get(host, "/next")).await;
+            let request = format!("POST {base}/ HTTP/1.1\r\nHost: {host}\r\n");
+            let next = format!("GET {base}/next HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let (answer, second) = send(at, &request, &upload, &next).await;
             assert_eq!(answer.status, 429, "{}: {}", upload.name, answer.head);
             assert!(answer.field("holdoff").starts_with("short-circuit"), "{}: {}", upload.name, answer.head);
             assert_eq!(second.is_some(), upload.keeps, "{}: {}", upload.name, answer.head);
@@ -382,14 +386,45 @@ async fn trap_undrained_body_behind_a_refusal_by_the_upstream_which_does_not_wai
                 };
                 tokio::select! { () = first => {}, () = second => {} }
             });
-            if client.try_send(ended).await && client.try_send(next).await {
-                if let Some(second) = client.try_answer("GET").await {
-                    assert_eq!((second.status, second.text()), (200, "next"), "{goes_on} {fields}");
-                }
+            if client.try_send(ended).await
+                && client.try_send(next).await
+                && let Some(second) = client.try_answer("GET").await
+            {
+                assert_eq!((second.status, second.text()), (200, "next"), "{goes_on} {fields}");
             }
             assert_eq!(witness.count(), 0, "{goes_on} {fields}");
             serving.abort();
         }
+    }
+}
+
+#[tokio::test]
+async fn trap_undrained_body_behind_a_refusal_by_the_upstream_is_nobody_elses_request() {
+    // The answer is whole, the request is not: its connection is not free for others.
+    let host = Host::start().await;
+    let holdoff = Holdoff::start("").await;
+    let address = host.address;
+    for fields in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
+        let mut client = holdoff.client().await;
+        client
+            .send(format!("POST http://{address}/ HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n\r\n4\r\nbody\r\n"))
+            .await;
+        let mut line = host.accept().await;
+        line.until("\r\n\r\n").await;
+        line.until("body").await;
+        line.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+        assert_eq!(client.answer("POST").await.text(), "no");
+        for _ in 0..2 {
+            let mut other = holdoff.client().await;
+            other.send(get(address, "/other")).await;
+            let mut second = host.accept().await;
+            assert!(second.until("\r\n\r\n").await.starts_with("GET /other HTTP/1.1\r\n"));
+            second.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nother").await;
+            assert_eq!(other.answer("GET").await.text(), "other");
+        }
+        drop(client);
+        line.ends().await;
+        assert!(!String::from_utf8_lossy(&line.buffer).contains("GET"), "{fields}");
     }
 }
 
