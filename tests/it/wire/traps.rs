@@ -238,6 +238,45 @@ async fn trap_undrained_body_behind_a_synthetic_answer_to_a_connect_is_not_a_req
     assert_eq!(witness.count(), 0);
 }
 
+#[tokio::test]
+async fn trap_undrained_body_behind_a_synthetic_answer_to_every_method_and_version() {
+    let (origin, witness) = (Origin::start(|_| limited("60")).await, Origin::start(|_| ok("evil")).await);
+    let holdoff = Holdoff::start("").await;
+    assert_eq!(holdoff.get(&origin.url()).await.status, 429);
+    let (host, evil) = (origin.address(), smuggled(witness.address()));
+    let length = evil.len();
+    for (method, version, fields, keeps) in [
+        ("GET", "1.1", "", true),
+        ("HEAD", "1.1", "", true),
+        ("DELETE", "1.1", "", true),
+        ("ODD", "1.1", "", true),
+        ("GET", "1.1", "Connection: Upgrade\r\nUpgrade: websocket\r\n", true),
+        ("POST", "1.1", "Connection: close\r\n", false),
+        ("POST", "1.0", "", false),
+    ] {
+        for (framing, body) in [
+            (format!("Content-Length: {length}\r\n"), evil.clone()),
+            ("Transfer-Encoding: chunked\r\n".to_owned(), format!("{length:x}\r\n{evil}\r\n0\r\n\r\n")),
+        ] {
+            if version == "1.0" && framing.starts_with('T') {
+                continue;
+            }
+            let mut client = holdoff.client().await;
+            let head = format!("{method} http://{host}/ HTTP/{version}\r\nHost: {host}\r\n{fields}{framing}\r\n{body}");
+            client.send(format!("{head}{}", get(host, "/next"))).await;
+            let first = client.answer(method).await;
+            assert_eq!(first.status, 429, "{head}");
+            if keeps {
+                let next = client.answer("GET").await;
+                assert!(next.status == 429 && next.complete, "{head}");
+                client.finish().await;
+            }
+            assert_eq!(client.rest().await, b"", "{head}");
+        }
+    }
+    assert_eq!((origin.count(), witness.count()), (1, 0));
+}
+
 /// A way to be refused.
 struct Refusal {
     status: u16,
