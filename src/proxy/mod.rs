@@ -7,7 +7,8 @@
 //! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
 //!    request target, `auth` the proxy credentials.
 //! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
-//!    `headers` and `body` are what passes, `record` what is counted and logged of it. `connect` and `tunnel` do the same
+//!    `outcome` tells the table what a response means. `headers` and `body` are what passes, `record` what is counted and
+//!    logged of it. `connect` and `tunnel` do the same
 //!    for CONNECT.
 //! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
 //!
@@ -28,6 +29,7 @@ mod exchange;
 mod forward;
 mod headers;
 mod multiplex;
+mod outcome;
 mod record;
 mod reverse;
 mod tap;
