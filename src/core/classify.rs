@@ -75,7 +75,7 @@ impl Reading {
     fn of_call(mut self, rules: &SignalRules, call: grpc::Reading, mut fields: Fields, trailers: &HeaderMap) -> Self {
         self.call = Some(call);
         fields.later = call.hint;
-        if fields.received.is_none() {
+        if fields.received.is_none() || fields.retry_after.hint.is_none() && call.hint.is_some() {
             fields.received = received(trailers, &GRPC_RETRY_PUSHBACK_MS, "grpc-retry-pushback-ms");
         }
         self.of_status(rules, call.code.counts_as(), fields)
@@ -309,6 +309,8 @@ mod tests {
         let trailers = [(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, "60000")];
         let expected = |secs| signal(Reason::RateLimited, Some(secs), Some("Retry-After: 10"));
         assert_eq!(calls(&rules, &[(RETRY_AFTER, "10")], &trailers), [expected(7), expected(10)]);
+        let pushback = pushed(Reason::RateLimited, 60_000);
+        assert_eq!(calls(&rules, &[(RETRY_AFTER, "soon")], &trailers), [pushback.clone(), pushback]);
         assert_eq!(
             calls(&rules, &[(RETRY_AFTER, "10")], &[(GRPC_STATUS, "0")]),
             [Outcome::Success, Outcome::Success],
