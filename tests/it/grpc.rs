@@ -374,6 +374,22 @@ async fn a_stream_longer_than_the_lease_is_a_success_and_its_end_still_counts() 
 }
 
 #[tokio::test]
+async fn a_lease_that_ends_unnoticed_counts_when_the_client_leaves() {
+    let mut peer = Peer::start().await;
+    let holdoff = peer.holdoff("probe_lease = \"200ms\"").await;
+    let mut caller = Caller::connect(holdoff.reverse(0)).await;
+    cool_briefly(&holdoff, &mut peer, &mut caller).await;
+    let response = caller.call().await;
+    let mut body = peer.call().await.open();
+    // More than the client has room for, and it reads none of it: nobody asks for the rest of the body.
+    body.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
+    let response = within("the head", response).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    drop(response);
+    becomes(&holdoff, &peer, "clear").await;
+}
+
+#[tokio::test]
 async fn both_sides_of_a_call_take_turns() {
     let mut peer = Peer::start().await;
     let holdoff = peer.holdoff("").await;
