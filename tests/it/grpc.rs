@@ -354,6 +354,28 @@ async fn a_body_that_breaks_off_is_no_success() {
 }
 
 #[tokio::test]
+async fn a_probe_that_ends_without_a_status_was_answered() {
+    for head_only in [true, false] {
+        let mut peer = Peer::start().await;
+        let holdoff = peer.holdoff("").await;
+        let mut caller = Caller::connect(holdoff.reverse(0)).await;
+        cool_briefly(&holdoff, &mut peer, &mut caller).await;
+        let response = caller.call().await;
+        let mut call = peer.call().await;
+        if head_only {
+            call.close(200, &[]);
+        } else {
+            call.open().send_data(Bytes::from_static(b"answer"), true).unwrap();
+        }
+        let mut response = within("the head", response).await.unwrap();
+        assert_eq!(trailers(&mut response).await, HeaderMap::new());
+        assert_eq!(state(&holdoff, &peer).await, "clear");
+        let answered = format!("holdoff_probes_total{{host=\"{}\",result=\"answered\"}}", peer.host());
+        assert_eq!(holdoff.metric(&answered).await, 1.0);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_longer_than_the_lease_is_a_success_and_its_end_still_counts() {
     let mut peer = Peer::start().await;
     let holdoff = peer.holdoff("probe_lease = \"1s\"").await;
