@@ -287,6 +287,20 @@ async fn rfc9112_6_2_never_cl_with_te_in_what_we_send() {
 }
 
 #[tokio::test]
+async fn rfc9112_6_2_never_cl_with_te_nor_none_when_an_upstream_names_them_in_connection() {
+    for (fields, body) in [
+        ("Content-Length: 4\r\nConnection: content-length\r\n", "good"),
+        ("Transfer-Encoding: chunked\r\nConnection: transfer-encoding\r\n", "4\r\ngood\r\n0\r\n\r\n"),
+    ] {
+        for answer in Wrong::start(format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}"), false).await.answers("GET").await {
+            assert_eq!((answer.text(), answer.complete), ("good", true), "{fields:?}");
+            let framing = [answer.fields("content-length"), answer.fields("transfer-encoding")].concat();
+            assert_eq!(framing.len(), 1, "{}", answer.head);
+        }
+    }
+}
+
+#[tokio::test]
 async fn rfc9112_6_3_te_not_ending_in_chunked_in_a_request_gets_400_and_closed() {
     let mut cases = Vec::new();
     for value in [
