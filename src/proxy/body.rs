@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::error::{ErrorKind, ProxyError};
 use super::record::Record;
 use super::shared::Host;
+use super::tap::MALFORMED;
 use super::upstream;
 use super::wire::Wire;
 use crate::core::signal::printable;
@@ -113,6 +114,10 @@ impl Body for RequestBody {
             if let Some(wire) = &this.wire {
                 wire.set_unasked(false);
             }
+        }
+        // hyper passes some of what another reader takes for an end.
+        if this.wire.as_ref().is_some_and(|wire| wire.body_is_malformed()) {
+            return Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED))));
         }
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
