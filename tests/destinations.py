@@ -7,7 +7,8 @@ this; by hand: `cargo build && python3 tests/destinations.py`. No packages are n
 
 What holds, and is shown here:
 
-- Every address of an answer is checked, and only those that passed are dialled: a mixed answer serves its allowed part.
+- Every address of an answer is checked, and only those that passed are dialled: a mixed answer serves its allowed part. One
+  of our own listeners among them refuses the whole.
 - One look-up per connection at most; its checked addresses are the ones dialled. What the name resolves to a moment later
   is for the next look-up, whose answer is checked again.
 - A name without a dot goes through the search list of `resolv.conf`, as it does for every program of the node; also one
@@ -300,9 +301,10 @@ class Holdoff:
                 raise AssertionError(f"holdoff ended with {self.process.returncode}:\n{self.said()}")
             with contextlib.suppress(OSError):
                 connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=2)
-                connection.request("GET", "/readyz")
-                if connection.getresponse().status == 200:
-                    return
+                with contextlib.closing(connection):
+                    connection.request("GET", "/readyz")
+                    if connection.getresponse().status == 200:
+                        return
             time.sleep(0.01)
         raise AssertionError(f"expected holdoff to be ready:\n{self.said()}")
 
@@ -414,11 +416,12 @@ class MixedAnswers(Case):
             self.refused(answer)
         self.assertEqual([host.connections for host in metadata], [0, 0])
 
-    def test_a_listener_of_ours_among_the_answers_is_not_dialled(self):
-        self.host(PUBLIC, PROXY)
-        dns.names["mixed.test"] = addresses("127.0.0.1", PUBLIC, "0.0.0.0")
+    def test_a_listener_of_ours_among_the_answers_refuses_the_whole(self):
+        public = self.host(PUBLIC, PROXY)
+        dns.names["mixed.test"] = addresses(PUBLIC, "127.0.0.1")
         for answer in self.holdoff().both("mixed.test", PROXY):
-            self.served(answer, PUBLIC)
+            self.refused(answer, 508, "own_listener")
+        self.assertEqual(public.connections, 0)
 
     def test_more_addresses_than_are_used_are_no_way_around_the_check(self):
         metadata = self.host(METADATA)

@@ -60,25 +60,26 @@ impl Egress {
         Ok(())
     }
 
-    /// The addresses of `host` that may be dialled, with the port. Expects [`Egress::check_name`] to have passed.
+    /// The addresses of `host` that may be dialled, with the port: of an answer that mixes allowed and forbidden addresses the
+    /// allowed ones. A name with one of our own listeners among its addresses is a name of ours, and refused whole: what
+    /// else it leads to, such as `::1` of `localhost`, is not what was meant. Expects [`Egress::check_name`] to have passed.
     ///
     /// # Errors
-    /// When none is left: [`ErrorKind::OwnListener`] when one of them is our own, else [`ErrorKind::DestinationDenied`].
+    /// [`ErrorKind::OwnListener`]; [`ErrorKind::DestinationDenied`] when no address is left.
     pub fn check_addresses(&self, host: &str, port: u16, addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, ProxyError> {
         let mut allowed = Vec::with_capacity(addresses.len());
         let mut refusal: Option<ProxyError> = None;
         for &address in addresses {
             match self.check_address(host, port, address) {
                 Ok(()) => allowed.push(SocketAddr::new(address.to_canonical(), port)),
-                Err(error) if error.kind() == ErrorKind::OwnListener => refusal = Some(error),
+                Err(error) if error.kind() == ErrorKind::OwnListener => return Err(error),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
-        match refusal {
-            Some(refusal) if allowed.is_empty() => Err(refusal),
-            _ if allowed.is_empty() => Err(denied("the name has no address")),
-            _ => Ok(allowed),
+        if allowed.is_empty() {
+            return Err(refusal.unwrap_or_else(|| denied("the name has no address")));
         }
+        Ok(allowed)
     }
 
     fn check_address(&self, host: &str, port: u16, address: IpAddr) -> Result<(), ProxyError> {
@@ -530,7 +531,9 @@ mod tests {
             verdict(&named, "me.example", 7080, &["169.254.0.1", "127.0.0.1", "0.0.0.0"]),
             Err(ErrorKind::OwnListener)
         );
-        assert_eq!(verdict(&named, "me.example", 7080, &["127.0.0.1", "1.1.1.1"]), Ok(vec!["1.1.1.1".into()]));
+        for mixed in [["127.0.0.1", "1.1.1.1"], ["::1", "127.0.0.1"]] {
+            assert_eq!(verdict(&named, "me.example", 7080, &mixed), Err(ErrorKind::OwnListener), "{mixed:?}");
+        }
         assert_eq!(own("[::ffff:127.0.0.1]:7080").check_name("127.0.0.1", 7080).map_err(|e| e.kind()), {
             Err(ErrorKind::OwnListener)
         });

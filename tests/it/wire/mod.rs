@@ -4,6 +4,8 @@
 //! `items.txt` lists what the specifications ask of an intermediary and the traps that caught others; each line names its
 //! test.
 
+mod destinations;
+
 use std::fs;
 use std::path::Path;
 
