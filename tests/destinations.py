@@ -2,7 +2,7 @@
 
 The program runs in a network and mount namespace of its own with a scripted DNS server, so that every address in here
 (metadata service, public and private hosts) is on the namespace's loopback interface, every connection to it is counted,
-and nothing on the machine is touched. Needs root or unprivileged user namespaces, and fails without them. `tests/run` runs
+and nothing on the machine is touched. Needs root, sudo or unprivileged user namespaces, and fails without. `tests/run` runs
 this; by hand: `cargo build && python3 tests/destinations.py`. No packages are needed.
 
 What holds, and is shown here:
@@ -22,6 +22,7 @@ import http.client
 import json
 import os
 import pathlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -50,29 +51,39 @@ EVERY_LOOK_UP = '[upstream]\ndns_ttl = "0s"\n'
 
 # ---------------------------------------------------------------- the namespace
 
-def unshare():
-    """The command that makes the namespace: as root, or as a user that is root inside only."""
+def ways():
+    """Commands that make the namespace: as root, as a user that is root inside only, as a user that may become root."""
     command = ["unshare", "--net", "--mount", "--uts"]
-    return command if os.geteuid() == 0 else [*command, "--user", "--map-root-user"]
+    if os.geteuid() == 0:
+        return [command]
+    return [[*command, "--user", "--map-root-user"], ["sudo", "-n", *command]]
 
 
 def enter():
     """Runs this script again inside, and ends with its exit code."""
-    for tool in ["unshare", "ip", "mount"]:
-        if not any(os.access(pathlib.Path(place) / tool, os.X_OK) for place in path().split(os.pathsep)):
+    for tool in ["unshare", "mount", "ip"]:
+        if shutil.which(tool, path=path()) is None:
             sys.exit(f"expected the program `{tool}`, found none; install util-linux, mount and iproute2")
-    tried = subprocess.run([*unshare(), "true"], capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        sys.exit(
-            "expected leave to make a network and a mount namespace, found "
-            f"`{tried.stderr.strip()}`; run this as root or allow unprivileged user namespaces"
-        )
     if not os.access(BINARY, os.X_OK):
         sys.exit(f"expected the program at `{BINARY}`, found none; run `cargo build`")
-    with tempfile.TemporaryDirectory() as place:
-        environment = {**os.environ, "PATH": path(), INSIDE: place}
-        command = [*unshare(), sys.executable, os.path.abspath(__file__), *sys.argv[1:]]
-        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    complaints = []
+    for way in ways():
+        try:
+            tried = subprocess.run([*way, "true"], capture_output=True, text=True, check=False)
+        except OSError as error:
+            complaints.append(str(error))
+            continue
+        if tried.returncode != 0:
+            complaints.append(tried.stderr.strip())
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            inside = ["env", f"PATH={path()}", f"{INSIDE}={place}", f"HOLDOFF_BIN={BINARY}"]
+            script = [sys.executable, os.path.abspath(__file__), *sys.argv[1:]]
+            sys.exit(subprocess.run([*way, *inside, *script], check=False).returncode)
+    sys.exit(
+        f"expected leave to make a network and a mount namespace, found `{'`, `'.join(complaints)}`; run this as root or "
+        "allow unprivileged user namespaces"
+    )
 
 
 def path():
@@ -91,6 +102,8 @@ class Etc:
     OWN = ("hosts", "resolv.conf", "nsswitch.conf")
 
     def __init__(self, place):
+        # Gone with the namespace.
+        run("mount", "-t", "tmpfs", "none", place)
         old, self.new = pathlib.Path(place) / "old", pathlib.Path(place) / "new"
         old.mkdir()
         self.new.mkdir()
@@ -203,11 +216,13 @@ def alias(to, *texts):
 class Host:
     """Listens on one address, counts connections, and answers each request with the address; or does not even accept."""
 
-    def __init__(self, address, port=80, silent=False, location=None):
+    def __init__(self, address, port=80, silent=False, location=None, only_v6=False):
         self.address, self.location, self.connections = address, location, 0
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if only_v6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self.socket.bind((address, port))
         self.socket.listen(0 if silent else 128)
         self.waiting = []
@@ -462,7 +477,7 @@ class Rebinding(Case):
         self.host(PRIVATE)
         other = self.host(PRIVATE, 8081)
         dns.names["peer.test"] = addresses(PRIVATE)
-        holdoff = self.holdoff(f'[egress]\ndeny = ["10.0.0.0/8:8081"]\n')
+        holdoff = self.holdoff('[egress]\ndeny = ["10.0.0.0/8:8081"]\n')
         self.served(holdoff.get("http://peer.test:8080/"), PRIVATE)
         self.refused(holdoff.get("http://peer.test:8081/"))
         self.assertEqual((dns.look_ups("peer.test"), other.connections), (1, 0))
@@ -485,6 +500,60 @@ class TimeToLive(Case):
             time.sleep(0.05)
         self.assertGreaterEqual(time.monotonic() - asked, 1.9)
         self.assertEqual(dns.look_ups("peer.test"), 2)
+
+
+class Ranges(Case):
+    """Whole blocks, with every address of both families on this machine: what is let through does arrive."""
+
+    PRIVATE = [
+        *["0.1.2.3", "0.255.255.255", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.9"],
+        *["172.16.0.1", "172.31.255.255", "192.0.0.8", "192.0.0.255", "192.168.0.1", "192.168.255.255"],
+        *["198.18.0.1", "198.19.255.255", "fc00::1", "fdff:ffff::1", "64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1"],
+        *["64:ff9b:1:a01:2:300:0:1", "2002:7f00:1::1", "2001:0:102:304:8000:63bf:80ff:fffe", "::10.0.0.1"],
+    ]
+    OPEN = [
+        *["1.0.0.1", "9.255.255.255", "11.0.0.1", "100.63.255.255", "100.128.0.1", "126.255.255.255", "128.0.0.1"],
+        *["169.253.255.255", "169.255.0.1", "172.15.255.255", "172.32.0.1", "192.0.1.1", "192.167.255.255"],
+        *["192.169.0.1", "198.17.255.255", "198.20.0.1", "223.255.255.254", "2606:4700::1", "64:ff9b::1.1.1.1"],
+        *["64:ff9b:1::1.1.1.1", "64:ff9b:1:fffe::1.1.1.1", "2002:101:101::1", "2001:0:102:304:8000:63bf:fefe:fefe"],
+    ]
+    NEVER = [
+        *[METADATA, "169.254.0.1", "169.254.255.254", METADATA_V6, "fd00:ec2::23", "fd20:ce::254", "fe80::1"],
+        *[f"64:ff9b::{METADATA}", f"64:ff9b:1::{METADATA}", "64:ff9b:1:a9fe:a9:fe00:0:1", "2002:a9fe:a9fe::1"],
+        *["2001:0:102:304:8000:63bf:5601:5601", "2001:0:a9fe:a9fe:8000:63bf:fefe:fefe", f"::{METADATA}"],
+        *["0.0.0.0", "::", "224.0.0.1", "ff0e::1", "255.255.255.255"],
+    ]
+
+    def setUp(self):
+        super().setUp()
+        # Every address is the machine's own.
+        for family, everything in [("-4", "0.0.0.0/0"), ("-6", "::/0")]:
+            run("ip", family, "route", "add", "local", everything, "dev", "lo")
+            self.addCleanup(run, "ip", family, "route", "del", "local", everything, "dev", "lo")
+
+    def test_each_block_by_literal_and_by_name(self):
+        everywhere = [self.host("0.0.0.0"), self.host("::", only_v6=True)]
+        for number, address in enumerate([*self.PRIVATE, *self.OPEN, *self.NEVER]):
+            dns.names[f"n{number}.test"] = addresses(address)
+        for toml, allowed, denied in [
+            ("", [*self.PRIVATE, *self.OPEN], self.NEVER),
+            (STRICT, self.OPEN, [*self.PRIVATE, *self.NEVER]),
+        ]:
+            holdoff = Holdoff(os.environ[INSIDE], toml)
+            with contextlib.closing(holdoff):
+                for number, address in enumerate([*self.PRIVATE, *self.OPEN, *self.NEVER]):
+                    literal = f"[{address}]" if ":" in address else address
+                    for host in [literal, f"n{number}.test"]:
+                        before = sum(each.connections for each in everywhere)
+                        for answer in holdoff.both(host, 8080):
+                            with self.subTest(address=address, host=host, toml=toml):
+                                if address in allowed:
+                                    self.assertEqual((answer.status, answer.kind), (200, None), answer)
+                                else:
+                                    self.assertIn(address, denied)
+                                    self.refused(answer)
+                        arrived = sum(each.connections for each in everywhere) - before
+                        self.assertEqual(arrived, 2 if address in allowed else 0, address)
 
 
 class Ourselves(Case):
