@@ -42,6 +42,9 @@ impl Egress {
     /// What can be said before a look-up: a name in `deny`, a name that no rule of `allow` can let through, an address
     /// literal that may not be reached.
     ///
+    /// A rule on a name is about the name as the client wrote it: another name for the same addresses is another name. What
+    /// must not be reached is denied by address.
+    ///
     /// # Errors
     /// [`ErrorKind::DestinationDenied`] or [`ErrorKind::OwnListener`].
     pub fn check_name(&self, host: &str, port: u16) -> Result<(), ProxyError> {
