@@ -1,6 +1,6 @@
 //! Names to addresses, by the system's resolver: what holds for the node's own programs (hosts file, search list, split DNS)
-//! holds here. So `peer` may be found as `peer.corp.example`; with dots enough (`ndots`) a name is itself first. The key stays what the client
-//! wrote (without a dot at its end), rules on names judge that, and rules on addresses judge whatever it led to.
+//! holds here. So `peer` may be found as `peer.corp.example`; with dots enough (`ndots`) a name is itself first. The key
+//! stays what the client wrote, without a dot at its end; rules on names judge that, rules on addresses what it led to.
 //!
 //! The system's resolver blocks a thread and cannot be stopped, and clients choose the names. So at most [`MAX_LOOKUPS`]
 //! run at a time, each name is looked up once however many requests wait for it, and both the waiting and the remembered
