@@ -323,6 +323,14 @@ class Holdoff:
             time.sleep(0.01)
         raise AssertionError(f"expected holdoff to be ready:\n{self.said()}")
 
+    def sample(self, name):
+        """The value of one sample of `/metrics`; 0 when it is not there."""
+        connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=DEADLINE)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0)
+
     def said(self):
         self.output.seek(0)
         return self.output.read()
@@ -444,6 +452,18 @@ class MixedAnswers(Case):
         for answer in self.holdoff(STRICT).both("many.test", 8080):
             self.refused(answer)
         self.assertEqual(metadata.connections, 0)
+
+    def test_addresses_beyond_the_bound_are_left_out_and_counted(self):
+        last = self.host("127.1.0.99")
+        holdoff = self.holdoff()
+        counted = 'holdoff_bounds_reached_total{bound="addresses"}'
+        # Of 64 the one that lives is tried, behind all that refuse; of 65 it is not.
+        dns.names["full.test"] = addresses(*[f"127.1.0.{n}" for n in range(36, 100)])
+        dns.names["more.test"] = addresses(*[f"127.1.0.{n}" for n in range(35, 100)])
+        self.served(holdoff.get("http://full.test:8080/"), "127.1.0.99")
+        self.assertEqual(holdoff.sample(counted), 0)
+        self.refused(holdoff.get("http://more.test:8080/"), 502, "connect_refused", "connect")
+        self.assertEqual((holdoff.sample(counted), last.connections), (1, 1))
 
 
 class Rebinding(Case):
