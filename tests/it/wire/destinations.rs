@@ -40,12 +40,18 @@ fn is(found: &Answer, status: u16, kind: &str, what: &str) {
     assert_eq!(found.json()["fault"], "client", "{what}: {}", found.text());
 }
 
-/// Both forms are refused as to where they lead, and the connection goes on to serve `next`.
+/// Both forms are refused as to where they lead. The connection goes on to serve `next`, except behind a refused CONNECT:
+/// what follows that may be meant for the tunnel.
 async fn is_refused(holdoff: &Holdoff, authority: &str, status: u16, kind: &str, next: Option<&Origin>) {
-    for (found, mut client) in ask(holdoff, authority).await {
-        is(&found, status, kind, authority);
-        if let Some(next) = next {
-            assert_eq!(client.get(&next.url()).await.status, 200, "{authority}: the next request");
+    let [(direct, mut client), (tunnel, mut other)] = ask(holdoff, authority).await;
+    is(&direct, status, kind, authority);
+    is(&tunnel, status, kind, authority);
+    if let Some(next) = next {
+        assert_eq!(client.get(&next.url()).await.status, 200, "{authority}: the next request");
+        if tunnel.fields("connection") == ["close"] {
+            assert!(other.rest().await.is_empty(), "{authority}");
+        } else {
+            assert_eq!(other.get(&next.url()).await.status, 200, "{authority}: the next request");
         }
     }
 }
