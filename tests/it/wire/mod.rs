@@ -10,12 +10,12 @@ mod destinations;
 mod fields;
 mod framing;
 mod messages;
+mod peer;
 mod semantics;
 mod traps;
 
 use std::fs;
 use std::path::Path;
-mod peer;
 
 /// Names of the tests in this directory.
 fn tests() -> Vec<String> {
