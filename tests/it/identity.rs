@@ -134,9 +134,9 @@ async fn an_expected_name_takes_the_place_of_the_hosts_own() {
         ("URI:spiffe://mesh/users", &["URI:spiffe://mesh/user"], false),
         ("URI:spiffe://mesh/users", &["URI:spiffe://MESH/users"], false),
         ("URI:spiffe://mesh/users", &["DNS:localhost"], false),
-        ("DNS:backend.mesh", &["DNS:backend.mesh"], true),
-        ("DNS:backend.mesh", &["DNS:*.mesh"], true),
-        ("DNS:backend.mesh", &["DNS:localhost"], false),
+        ("DNS:backend.mesh.example", &["DNS:backend.mesh.example"], true),
+        ("DNS:backend.mesh.example", &["DNS:*.mesh.example"], true),
+        ("DNS:backend.mesh.example", &["DNS:localhost"], false),
         ("DNS:{host}", &["DNS:localhost"], true),
         ("URI:spiffe://mesh/{host.2}", &["URI:spiffe://mesh/"], false),
     ] {
