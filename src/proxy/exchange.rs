@@ -191,7 +191,7 @@ impl Exchange<'_> {
                 self.deliver(response, mapping, place, record, now)
             }
             Err(error) => {
-                record.failed(&context.shared, error.kind());
+                record.failed(&context.shared, &error);
                 self.fail(&error, now);
                 let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
@@ -273,7 +273,7 @@ impl Exchange<'_> {
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         if switched && !self.shape.upgrade {
             let error = ProxyError::new(ErrorKind::UpstreamProtocol, "the upstream switched protocols unasked");
-            record.failed(&context.shared, error.kind());
+            record.failed(&context.shared, &error);
             self.fail(&error, now);
             let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
             return local(client, answer, self.shape.version, client.wire.body_is_read(), record);
@@ -377,7 +377,7 @@ pub(super) async fn refuse(
     mut record: Record,
 ) -> Response<ResponseBody> {
     let shape = Shape::of(&request);
-    record.failed(&client.context.shared, error.kind());
+    record.failed(&client.context.shared, error);
     // A head that can be read in two ways says nothing reliable about where its body ends.
     let keep = match error.kind() {
         ErrorKind::BadRequest => {

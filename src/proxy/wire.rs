@@ -15,7 +15,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -23,6 +23,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::backpressure::{self, Backpressure};
 use super::tap::{Head, Partial, Tap};
 use super::tunnel::Tunnel;
 
@@ -52,8 +53,8 @@ pub(super) struct Wire {
     refused: AtomicBool,
     /// The upstream sends 1xx answers without end.
     flooded: AtomicBool,
-    /// A write is waiting for the client.
-    stalled: AtomicBool,
+    /// Whether a write is waiting for the client.
+    pressure: Backpressure,
     /// For how long a write may wait, in milliseconds; 0: for ever.
     patience: AtomicU64,
     /// Bytes written; read by the driver to see whether anything moves.
@@ -106,7 +107,7 @@ impl Wire {
             respell: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
-            stalled: AtomicBool::new(false),
+            pressure: Backpressure::default(),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
             has_queue: AtomicBool::new(false),
@@ -282,7 +283,17 @@ impl Wire {
 
     /// Bytes written so far, if a write is waiting for the client.
     pub(super) fn stalled_at(&self) -> Option<u64> {
-        self.stalled.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+        self.pressure.is_stalled().then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    /// So much of the answer's body is going to be written.
+    pub(super) fn takes_body(&self, bytes: usize) {
+        self.pressure.take(bytes);
+    }
+
+    /// Whether the answer's body has to wait for the client; then its task is woken when it may go on.
+    pub(super) fn holds_body(&self, cx: &Context<'_>) -> bool {
+        self.pressure.holds(cx)
     }
 
     /// After this answer the connection is a tunnel.
@@ -353,7 +364,7 @@ impl ClientIo {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.wire.stalled.store(true, Ordering::Relaxed);
+                    self.wire.pressure.stall();
                     return Poll::Pending;
                 }
             };
@@ -401,7 +412,7 @@ impl ClientIo {
         match &result {
             Poll::Ready(Ok(written)) => self.wire.moved(*written),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.wire.stalled.store(true, Ordering::Relaxed),
+            Poll::Pending => self.wire.pressure.stall(),
         }
         result
     }
@@ -409,7 +420,7 @@ impl ClientIo {
 
 impl Wire {
     fn moved(&self, written: usize) {
-        self.stalled.store(false, Ordering::Relaxed);
+        self.pressure.moved();
         self.written.fetch_add(u64::try_from(written).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
@@ -419,10 +430,7 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         let before = buf.filled().len();
         if this.early.is_empty() {
-            match Pin::new(&mut this.stream).poll_read(cx, buf) {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
-            }
+            ready!(backpressure::poll_read(&mut this.stream, cx, buf))?;
         } else {
             let take = this.early.len().min(buf.remaining());
             buf.put_slice(this.early.get(..take).unwrap_or_default());

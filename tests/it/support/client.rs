@@ -56,7 +56,17 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// A client on a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
         Self { stream, buffer: Vec::new() }
+    }
+
+    /// Writes bytes; says whether the other side still took them.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("the client to write", self.stream.write_all(bytes.as_ref())).await.is_ok()
     }
 
     /// Writes bytes.
