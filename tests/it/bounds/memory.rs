@@ -1,5 +1,7 @@
 //! Memory, in a process of its own: what is measured is the sidecar's and nobody else's.
 
+#![expect(clippy::print_stderr, reason = "a test that measures says what it found")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
