@@ -13,22 +13,48 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// The most that is read at a time. Two to three pieces stand between a fast and a slow side; hyper holds them in blocks of
-/// 16 KiB.
-const PIECE: usize = 12 * 1024;
+/// The most that is read at a time from an upstream, and from a client, whose request takes up more room beside. Two or
+/// three pieces stand between a fast and a slow side. hyper doubles a buffer that a read has filled, so each is one byte less.
+pub(super) const FROM_UPSTREAM: usize = 16 * 1024 - 1;
+pub(super) const FROM_CLIENT: usize = 8 * 1024 - 1;
 
 /// So much of a body is written at a time. Smaller pieces are written together.
 const ENOUGH: usize = 8 * 1024;
 
-/// Reads a piece.
-pub(super) fn poll_read<T: AsyncRead + Unpin>(
-    from: &mut T,
-    cx: &mut Context<'_>,
-    into: &mut ReadBuf<'_>,
-) -> Poll<io::Result<()>> {
-    let mut piece = into.limit(PIECE);
-    ready!(pin!(from.read_buf(&mut piece)).poll(cx))?;
-    Poll::Ready(Ok(()))
+/// So many pieces may be read before others have their turn: what is read may be cheap to send and dear to take apart, as
+/// are 1xx answers without end.
+const IN_A_ROW: u8 = 8;
+
+/// Reads pieces.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    most: usize,
+    in_a_row: u8,
+}
+
+impl Pieces {
+    pub(super) const fn of(most: usize) -> Self {
+        Self { most, in_a_row: 0 }
+    }
+
+    /// Reads a piece.
+    pub(super) fn poll_read<T: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut T,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.in_a_row >= IN_A_ROW {
+            self.in_a_row = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut piece = into.limit(self.most);
+        let read = pin!(from.read_buf(&mut piece)).poll(cx);
+        self.in_a_row = if read.is_ready() { self.in_a_row.saturating_add(1) } else { 0 };
+        ready!(read)?;
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// Between the writing side of a connection and the body that is written. Both are polled by one task, the body first.

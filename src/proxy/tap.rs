@@ -8,6 +8,9 @@
 /// How much more than a head is kept: what hyper may have read ahead.
 const AHEAD: usize = 64 * 1024;
 
+/// The room that is kept from request to request.
+const KEPT: usize = 2048;
+
 /// The bytes that hyper has read and the service has not been told of.
 #[derive(Debug)]
 pub(super) struct Tap {
@@ -97,6 +100,8 @@ impl Tap {
                 let now = usize::try_from(length).unwrap_or(usize::MAX).min(here);
                 self.skip = length.saturating_sub(u64::try_from(now).unwrap_or(u64::MAX));
                 self.bytes.drain(..end.saturating_add(now));
+                // The room that a body took on its way is not kept for as long as it lasts.
+                self.bytes.shrink_to(KEPT);
                 self.exact = true;
             }
             None => self.lose(),

@@ -23,7 +23,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::backpressure::{self, Backpressure};
+use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
 use super::tap::{Head, Partial, Tap};
 use super::tunnel::Tunnel;
 
@@ -327,6 +327,7 @@ pub(super) type Refuse = dyn Fn(StatusCode, Partial) -> Vec<u8> + Send + Sync;
 /// A client's socket as hyper sees it.
 pub(super) struct ClientIo {
     stream: TcpStream,
+    pieces: Pieces,
     /// Bytes that were read before hyper was there.
     early: Bytes,
     wire: Arc<Wire>,
@@ -337,7 +338,7 @@ pub(super) struct ClientIo {
 
 impl ClientIo {
     pub(super) fn new(stream: TcpStream, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
-        Self { stream, early, wire, refuse, mid: false }
+        Self { stream, pieces: Pieces::of(FROM_CLIENT), early, wire, refuse, mid: false }
     }
 
     /// The socket, and what was never given to hyper.
@@ -430,7 +431,7 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         let before = buf.filled().len();
         if this.early.is_empty() {
-            ready!(backpressure::poll_read(&mut this.stream, cx, buf))?;
+            ready!(this.pieces.poll_read(&mut this.stream, cx, buf))?;
         } else {
             let take = this.early.len().min(buf.remaining());
             buf.put_slice(this.early.get(..take).unwrap_or_default());

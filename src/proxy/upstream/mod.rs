@@ -263,7 +263,8 @@ where
                 }
             }
         };
-        inner.open(to, tls, slot).await.map(|lease| (lease, false))
+        // Boxed: seldom needed, and large.
+        Box::pin(inner.open(to, tls, slot)).await.map(|lease| (lease, false))
     }
 }
 

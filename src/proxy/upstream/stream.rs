@@ -9,12 +9,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::backpressure::{self, Backpressure};
+use crate::proxy::backpressure::{Backpressure, FROM_UPSTREAM, Pieces};
 
 /// A stream whose failed writes wait for the reading side.
 #[derive(Debug)]
 pub(super) struct Patient<T> {
     inner: T,
+    pieces: Pieces,
     pressure: Arc<Backpressure>,
     /// How writing failed.
     broken: Option<io::ErrorKind>,
@@ -26,7 +27,14 @@ pub(super) struct Patient<T> {
 
 impl<T> Patient<T> {
     pub(super) fn new(inner: T) -> Self {
-        Self { inner, pressure: Arc::default(), broken: None, read_over: false, writer: None }
+        Self {
+            inner,
+            pieces: Pieces::of(FROM_UPSTREAM),
+            pressure: Arc::default(),
+            broken: None,
+            read_over: false,
+            writer: None,
+        }
     }
 
     /// Whether writes are waiting.
@@ -68,7 +76,10 @@ const fn by_peer(kind: io::ErrorKind) -> bool {
 impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(backpressure::poll_read(&mut self.inner, cx, buf));
+        let read = {
+            let this = &mut *self;
+            ready!(this.pieces.poll_read(&mut this.inner, cx, buf))
+        };
         if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
             self.read_over = true;
             if let Some(writer) = self.writer.take() {
