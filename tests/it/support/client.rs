@@ -64,14 +64,14 @@ impl Client {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Writes bytes; says whether the other side still took them.
-    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        within("the client to write", self.stream.write_all(bytes.as_ref())).await.is_ok()
-    }
-
     /// Writes bytes.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("the client to write", self.stream.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Writes bytes to a side that may be gone; whether they could be written.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("the client to write", self.stream.write_all(bytes.as_ref())).await.is_ok()
     }
 
     /// Asks for `url` in absolute form and reads the answer.
