@@ -148,6 +148,8 @@ words! {
         Lookups = "lookups",
         /// Proxy credentials that wait to be verified.
         ProxyAuth = "proxy_auth",
+        /// Addresses of one name.
+        Addresses = "addresses",
         /// Connections to the admin or metrics listener.
         AdminConnections = "admin_connections",
         /// The body of a request to the admin listener.

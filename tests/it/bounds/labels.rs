@@ -434,3 +434,20 @@ async fn lookups_are_bounded_when_names_take_long() {
     let counted = super::sample(sidecar.address("admin"), "holdoff_bounds_reached_total{bound=\"lookups\"}").await;
     assert!(counted >= 1.0, "{statuses:?}");
 }
+
+/// A machine whose hosts file gives one name a hundred addresses.
+#[tokio::test]
+async fn addresses_of_one_name_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("hosts");
+    let lines: String = (1..=100).map(|n| format!("127.0.0.{n} many.example\n")).collect();
+    std::fs::write(&hosts, lines).unwrap();
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    let origin = Origin::start(|_| ok("one of them")).await;
+    let sidecar = Program::start_configured("", &["unshare", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
+    let url = format!("http://many.example:{}/", origin.address().port());
+    let answer = Client::connect(sidecar.address("proxy")).await.get(&url).await;
+    assert!([200, 502].contains(&answer.status), "{}", answer.text());
+    let counted = super::sample(sidecar.address("admin"), "holdoff_bounds_reached_total{bound=\"addresses\"}").await;
+    assert_eq!(counted, 1.0);
+}
