@@ -125,7 +125,8 @@ impl Line {
         }
     }
 
-    async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+    /// Reads so many bytes; `None` when the connection ends before.
+    pub async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < length {
             if !self.more().await {
                 return None;
