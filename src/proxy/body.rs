@@ -14,8 +14,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{ErrorKind, ProxyError};
+use super::headers::Trailers;
 use super::record::Record;
 use super::shared::Host;
+use super::tap::MALFORMED;
 use super::upstream;
 use super::wire::Wire;
 use crate::core::signal::printable;
@@ -36,6 +38,8 @@ pub struct RequestBody {
     /// How many more bytes may come.
     room: u64,
     idle: Idle,
+    /// `None`: no trailers are announced, and hyper passes none.
+    trailers: Option<Box<Trailers>>,
     ended: bool,
     /// Taken when the end was told.
     wire: Option<Arc<Wire>>,
@@ -56,6 +60,7 @@ impl RequestBody {
         most: u64,
         idle: Duration,
         expects: bool,
+        trailers: Option<Box<Trailers>>,
         wire: Arc<Wire>,
     ) -> (Self, Option<oneshot::Sender<()>>) {
         let (open, gate) = if expects {
@@ -68,7 +73,7 @@ impl RequestBody {
         };
         let ended = incoming.is_end_stream();
         let room = if most == 0 { u64::MAX } else { most };
-        let mut body = Self { incoming, gate, room, idle: Idle::new(idle), ended, wire: Some(wire) };
+        let mut body = Self { incoming, gate, room, idle: Idle::new(idle), trailers, ended, wire: Some(wire) };
         if ended {
             body.tell();
         }
@@ -114,7 +119,10 @@ impl Body for RequestBody {
                 wire.set_unasked(false);
             }
         }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        // hyper passes some of what another reader takes for an end.
+        let malformed = this.wire.as_ref().is_some_and(|wire| wire.body_is_malformed());
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.moved();
                 let length = frame.data_ref().map_or(0, Bytes::len);
@@ -122,11 +130,15 @@ impl Body for RequestBody {
                     Some(room) => this.room = room,
                     None => return Poll::Ready(Some(Err(too_large()))),
                 }
+                if malformed {
+                    return Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED))));
+                }
                 if this.incoming.is_end_stream() || frame.is_trailers() {
                     this.end();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
             }
+            _ if malformed => Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED)))),
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ProxyError::new(
                 ErrorKind::RequestBody,
                 "the request body broke off or is malformed",
@@ -164,6 +176,15 @@ impl Drop for RequestBody {
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestBody").field("gated", &self.gate.is_some()).field("ended", &self.ended).finish()
+    }
+}
+
+/// The frame without trailers that may not pass.
+fn filtered(frame: Frame<Bytes>, trailers: Option<&Trailers>) -> Frame<Bytes> {
+    let Some(trailers) = trailers else { return frame };
+    match frame.into_trailers() {
+        Ok(found) => Frame::trailers(trailers.pass(found)),
+        Err(data) => data,
     }
 }
 
@@ -207,6 +228,8 @@ impl Idle {
 /// The body of an answer to a client.
 pub(super) struct ResponseBody {
     kind: Kind,
+    /// `None`: no trailers are announced, and hyper passes none.
+    trailers: Option<Box<Trailers>>,
     wire: Arc<Wire>,
     record: Option<Record>,
 }
@@ -224,12 +247,17 @@ enum Kind {
 impl ResponseBody {
     /// A body of our own making.
     pub(super) fn local(bytes: Bytes, wire: &Arc<Wire>, record: Option<Record>) -> Self {
-        Self { kind: Kind::Local(bytes), wire: Arc::clone(wire), record }
+        Self { kind: Kind::Local(bytes), trailers: None, wire: Arc::clone(wire), record }
     }
 
     /// An upstream's body.
-    pub(super) fn upstream(body: upstream::ResponseBody<RequestBody>, wire: &Arc<Wire>, record: Record) -> Self {
-        Self { kind: Kind::Upstream(body), wire: Arc::clone(wire), record: Some(record) }
+    pub(super) fn upstream(
+        body: upstream::ResponseBody<RequestBody>,
+        trailers: Option<Box<Trailers>>,
+        wire: &Arc<Wire>,
+        record: Record,
+    ) -> Self {
+        Self { kind: Kind::Upstream(body), trailers, wire: Arc::clone(wire), record: Some(record) }
     }
 }
 
@@ -255,7 +283,7 @@ impl Body for ResponseBody {
                     if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                         record.sent(data);
                     }
-                    Poll::Ready(Some(Ok(frame)))
+                    Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
                 }
                 Some(Err(error)) => {
                     this.wire.set_broken();

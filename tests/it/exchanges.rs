@@ -1,76 +1,16 @@
 //! The client's side of an exchange, byte by byte: framing, 1xx, Expect, upgrades, old clients, local answers behind
 //! bodies, and the life of a connection between requests.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
+use crate::support::host::Host;
 use crate::support::origin::{Origin, Reply, answer, limited, ok};
 use crate::support::sidecar::Holdoff;
 use crate::support::{DEADLINE, within};
-
-/// A host that is played by the test itself, read and write in the order of the script.
-struct Host {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Host {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        Self { listener, address }
-    }
-
-    async fn accept(&self) -> Line {
-        let (stream, _) = within("a connection to the host", self.listener.accept()).await.unwrap();
-        Line { stream, buffer: Vec::new() }
-    }
-}
-
-/// A connection at the host.
-struct Line {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Line {
-    /// Reads up to and with `mark`.
-    async fn until(&mut self, mark: &str) -> String {
-        within(mark, async {
-            loop {
-                let found = self.buffer.windows(mark.len()).position(|w| w == mark.as_bytes());
-                if let Some(at) = found {
-                    let rest = self.buffer.split_off(at + mark.len());
-                    return String::from_utf8(std::mem::replace(&mut self.buffer, rest)).unwrap();
-                }
-                let mut piece = [0; 4096];
-                let read = self.stream.read(&mut piece).await.unwrap();
-                assert!(read > 0, "expected {mark:?}, found the end after {:?}", String::from_utf8_lossy(&self.buffer));
-                self.buffer.extend_from_slice(&piece[..read]);
-            }
-        })
-        .await
-    }
-
-    async fn send(&mut self, bytes: &str) {
-        self.stream.write_all(bytes.as_bytes()).await.unwrap();
-    }
-
-    /// Whether nothing comes for a moment.
-    async fn is_silent(&mut self, moment: Duration) -> bool {
-        let mut piece = [0; 1];
-        self.buffer.is_empty() && tokio::time::timeout(moment, self.stream.read(&mut piece)).await.is_err()
-    }
-
-    async fn ends(&mut self) {
-        let mut rest = Vec::new();
-        let _ = within("the end of the connection to the host", self.stream.read_to_end(&mut rest)).await;
-    }
-}
 
 const MOMENT: Duration = Duration::from_millis(150);
 
@@ -358,6 +298,26 @@ async fn a_short_circuit_reads_a_small_body_and_keeps_the_connection() {
     assert_eq!(origin.count(), 1);
 }
 
+/// wget and many a hand-written client read no answer before they have sent all of their upload.
+#[tokio::test]
+async fn a_refused_upload_may_go_on_until_it_ends_but_not_for_ever() {
+    let origin = Origin::start(|_| limited("60")).await;
+    let holdoff = Holdoff::start("").await;
+    let (mut client, host) = (holdoff.client().await, origin.address());
+    client.get(&format!("http://{host}/")).await;
+    let upload =
+        |length: u64| format!("PUT http://{host}/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
+    let body = vec![b'x'; 16 << 20];
+    client.send(upload(16 << 20)).await;
+    client.send(&body).await;
+    let answer = client.answer("PUT").await;
+    assert_eq!((answer.status, answer.field("connection")), (429, "close"));
+    let mut endless = within("a connection", TcpStream::connect(holdoff.proxy())).await.unwrap();
+    endless.write_all(upload(u64::MAX >> 1).as_bytes()).await.unwrap();
+    within("the end of the connection", async { while endless.write_all(&body[..4096]).await.is_ok() {} }).await;
+    assert_eq!(origin.count(), 1);
+}
+
 #[tokio::test]
 async fn a_short_circuit_comes_before_100_continue() {
     let origin = Origin::start(|_| limited("60")).await;
@@ -537,16 +497,19 @@ async fn connections_and_tunnels_beyond_their_bounds_are_told_so() {
     let mut second = holdoff.client().await;
     second.send(&connect).await;
     let refused = second.answer("GET").await;
+    // It lingers, so that it has its place until the client closes as well.
     assert_eq!(refused.status, 503);
     assert!(refused.field("holdoff").contains("kind=overload"), "{}", refused.head);
     let mut third = holdoff.client().await;
     assert_eq!(third.answer("GET").await.status, 503);
     // A place that is given back is a place.
-    drop(first);
+    drop((first, second));
     within("the tunnel's place", async {
         loop {
-            second.send(&connect).await;
-            if second.answer("CONNECT").await.status == 200 {
+            // A refused CONNECT is the last request of its connection.
+            let mut again = holdoff.client().await;
+            again.try_send(&connect).await;
+            if again.try_answer("CONNECT").await.is_some_and(|answer| answer.status == 200) {
                 return;
             }
         }

@@ -40,6 +40,7 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
+use crate::metrics::Metrics;
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{ErrorKind, ProxyError};
 
@@ -121,6 +122,8 @@ impl<B: Send + 'static> Upstreams<B> {
     ) -> Result<Self, TlsSetupError> {
         let mut http = http1::Builder::new();
         http.preserve_header_case(true)
+            // White space between a name and its colon is for a proxy to remove (RFC 9112 §5.1).
+            .allow_spaces_after_header_name_in_responses(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(READ_BUFFER.max(limits.max_header_bytes));
         if limits.max_header_fields != HYPER_MAX_FIELDS {
@@ -160,6 +163,11 @@ impl<B: Send + 'static> Upstreams<B> {
             }
         }
         Ok(())
+    }
+
+    /// Counts the bounds reached in looking up names, for as long as `metrics` is there.
+    pub fn count_with(&self, metrics: &Arc<Metrics>) {
+        self.inner.resolver.count_with(Arc::downgrade(metrics));
     }
 
     /// What the pool holds now.
@@ -332,6 +340,10 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
     if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
         return refuse("a response with several values of `Content-Length`");
     }
+    // hyper reads it only where there is a body.
+    if length.is_some_and(|length| !is_length(length.as_bytes())) {
+        return refuse("a response with a `Content-Length` that is no length");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
     if length.is_some() {
@@ -341,6 +353,11 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
         return refuse("a response with a `Transfer-Encoding` other than `chunked`");
     }
     Ok(())
+}
+
+fn is_length(value: &[u8]) -> bool {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub mod client;
+pub mod host;
 pub mod origin;
 pub mod program;
 pub mod sidecar;

@@ -4,6 +4,16 @@
 //! `items.txt` lists what the specifications ask of an intermediary and the traps that caught others; each line names its
 //! test.
 
+mod connect;
+mod connections;
+mod destinations;
+mod fields;
+mod framing;
+mod messages;
+mod peer;
+mod semantics;
+mod traps;
+
 use std::fs;
 use std::path::Path;
 
