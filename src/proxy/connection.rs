@@ -135,8 +135,8 @@ impl Context {
     /// A place among `max_tunnels`.
     pub(super) fn tunnel_place(&self) -> Result<OwnedSemaphorePermit, ProxyError> {
         Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| {
-            self.shared.metrics.bound_reached(Bound::MaxTunnels);
             ProxyError::new(ErrorKind::Overload, "as many tunnels are open as `limits.max_tunnels` allows")
+                .at(Some(Bound::MaxTunnels))
         })
     }
 
@@ -258,7 +258,8 @@ async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &
         let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
         let seen = client.wire.begin(length, request.version());
         let client = Arc::clone(&client);
-        async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) }
+        // Boxed, so that its room is given back when the answer begins: its body may take long.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) })
     });
     let mut connection = context.http.serve_connection(TokioIo::new(io), service);
     let done = {

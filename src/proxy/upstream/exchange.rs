@@ -18,13 +18,17 @@ use tokio::time::{Instant, Sleep};
 
 use super::pool::{Connection, Lease};
 use super::tls;
+use crate::metrics::Bound;
+use crate::proxy::backpressure::Backpressure;
 use crate::proxy::error::{ErrorKind, ProxyError};
+use crate::proxy::framing;
 
 /// A connection: hyper's sender, and the task that drives the socket.
 pub(super) struct Line<B> {
     pub(super) sender: SendRequest<Outgoing<B>>,
     pub(super) task: AbortHandle,
     pub(super) in_order: bool,
+    pub(super) pressure: Arc<Backpressure>,
 }
 
 impl<B: Send + 'static> Connection for Line<B> {
@@ -58,6 +62,7 @@ impl<B> Drop for Line<B> {
 pub(super) struct Outgoing<B> {
     body: B,
     watch: Option<Arc<Watch>>,
+    pressure: Arc<Backpressure>,
 }
 
 /// What is known of a request body on its way.
@@ -76,12 +81,12 @@ struct Watched {
 
 impl<B: Body> Outgoing<B> {
     /// Watches `body` if there is anything to watch.
-    pub(super) fn new(body: B) -> (Self, Option<Arc<Watch>>) {
+    pub(super) fn new(body: B, pressure: &Arc<Backpressure>) -> (Self, Option<Arc<Watch>>) {
         let watch = (!body.is_end_stream()).then(|| {
             let state = Watched { failed: false, starved: false, moved: Instant::now() };
             Arc::new(Watch { state: Mutex::new(state) })
         });
-        (Self { body, watch: watch.clone() }, watch)
+        (Self { body, watch: watch.clone(), pressure: Arc::clone(pressure) }, watch)
     }
 
     pub(super) fn into_inner(self) -> B {
@@ -124,9 +129,15 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.pressure.holds(cx) {
+            return Poll::Pending;
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(watch) = &self.watch {
             watch.note(polled.is_pending(), matches!(polled, Poll::Ready(Some(Err(_)))));
+        }
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.pressure.take(frame.data_ref().map_or(0, Bytes::len));
         }
         polled
     }
@@ -172,7 +183,7 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
     if watch.is_some_and(Watch::failed) || error.is_body_write_aborted() {
         // The caller's body may have said itself what is wrong.
         return match find::<ProxyError>(error) {
-            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()),
+            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()).at(own.bound()),
             None => ProxyError::new(ErrorKind::RequestBody, "the request body broke off"),
         };
     }
@@ -188,7 +199,9 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
         _ => error,
     };
     if cause.is_parse() {
-        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"));
+        let bound = cause.is_parse_too_large().then_some(Bound::UpstreamHead);
+        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"))
+            .at(bound);
     }
     if cause.is_incomplete_message() || cause.is_canceled() || cause.is_closed() {
         return ProxyError::new(ErrorKind::UpstreamReset, "the upstream closed the connection before a response head");
@@ -243,10 +256,10 @@ impl<B: Send + 'static> ResponseBody<B> {
         }
     }
 
-    fn fail(&mut self, kind: ErrorKind, detail: String) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+    fn fail(&mut self, error: ProxyError) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         self.failed = true;
         self.lease = None;
-        Poll::Ready(Some(Err(ProxyError::new(kind, detail))))
+        Poll::Ready(Some(Err(error)))
     }
 
     /// Whether nothing has come for too long.
@@ -287,7 +300,7 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
                     Some(cause) => format!("the response body broke off: {cause}"),
                     None => format!("the response body broke off: {error}"),
                 };
-                self.fail(ErrorKind::UpstreamBody, detail)
+                self.fail(ProxyError::new(ErrorKind::UpstreamBody, detail).at(framing::bound(&error)))
             }
             Poll::Ready(None) => {
                 self.finish();
@@ -295,7 +308,7 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
             }
             Poll::Pending => match self.poll_idle(cx) {
                 Poll::Ready(()) => {
-                    self.fail(ErrorKind::BodyTimeout, "no piece of the response body for too long".to_owned())
+                    self.fail(ProxyError::new(ErrorKind::BodyTimeout, "no piece of the response body for too long"))
                 }
                 Poll::Pending => Poll::Pending,
             },

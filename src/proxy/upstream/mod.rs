@@ -220,7 +220,7 @@ where
                 return Err(SendError { error, request: Some(Box::new(request)) });
             };
             let (parts, body) = request.into_parts();
-            let (body, watch) = Outgoing::new(body);
+            let (body, watch) = Outgoing::new(body, &line.pressure);
             let sent = line.sender.try_send_request(Request::from_parts(parts, body));
             let Ok(answered) = await_head(sent, timeouts.head, watch.as_deref()).await else {
                 let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
@@ -271,7 +271,8 @@ where
                 }
             }
         };
-        inner.open(to, tls, slot).await.map(|lease| (lease, false))
+        // Boxed: seldom needed, and large.
+        Box::pin(inner.open(to, tls, slot)).await.map(|lease| (lease, false))
     }
 }
 
@@ -310,11 +311,10 @@ where
             tokio::spawn(self.pool.sweeper().run());
         }
         let internal = |detail: String| ProxyError::new(ErrorKind::Internal, detail);
-        let (sender, connection) = self
-            .http
-            .handshake(TokioIo::new(Patient::new(stream)))
-            .await
-            .map_err(|error| internal(error.to_string()))?;
+        let stream = Patient::new(stream);
+        let pressure = stream.pressure();
+        let (sender, connection) =
+            self.http.handshake(TokioIo::new(stream)).await.map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -322,7 +322,7 @@ where
             }
             drop(slot);
         });
-        let line = Line { sender, task: task.abort_handle(), in_order: false };
+        let line = Line { sender, task: task.abort_handle(), in_order: false, pressure };
         Ok(place.lease(line))
     }
 }

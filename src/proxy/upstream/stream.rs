@@ -7,14 +7,19 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proxy::backpressure::{Backpressure, FROM_UPSTREAM, Pieces};
 
 /// A stream whose failed writes wait for the reading side.
 #[derive(Debug)]
 pub(super) struct Patient<T> {
     inner: T,
+    pieces: Pieces,
+    pressure: Arc<Backpressure>,
     /// How writing failed.
     broken: Option<io::ErrorKind>,
     /// Nothing more can be read.
@@ -24,8 +29,20 @@ pub(super) struct Patient<T> {
 }
 
 impl<T> Patient<T> {
-    pub(super) const fn new(inner: T) -> Self {
-        Self { inner, broken: None, read_over: false, writer: None }
+    pub(super) fn new(inner: T) -> Self {
+        Self {
+            inner,
+            pieces: Pieces::of(FROM_UPSTREAM),
+            pressure: Arc::default(),
+            broken: None,
+            read_over: false,
+            writer: None,
+        }
+    }
+
+    /// Whether writes are waiting.
+    pub(super) fn pressure(&self) -> Arc<Backpressure> {
+        Arc::clone(&self.pressure)
     }
 
     /// What a writer is told while or after writing fails; `None`: it may write.
@@ -39,6 +56,11 @@ impl<T> Patient<T> {
     }
 
     fn after_write<R>(&mut self, cx: &Context<'_>, polled: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        match &polled {
+            Poll::Ready(Ok(_)) => self.pressure.moved(),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.pressure.stall(),
+        }
         match polled {
             Poll::Ready(Err(error)) if by_peer(error.kind()) && !self.read_over => {
                 self.broken = Some(error.kind());
@@ -57,7 +79,10 @@ const fn by_peer(kind: io::ErrorKind) -> bool {
 impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        let read = {
+            let this = &mut *self;
+            ready!(this.pieces.poll_read(&mut this.inner, cx, buf))
+        };
         let at_end = buf.filled().len() == before && buf.remaining() > 0;
         if read.is_err() || at_end {
             self.read_over = true;
