@@ -26,6 +26,7 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod pool;
 mod reverse;
 mod storm;
 mod support;

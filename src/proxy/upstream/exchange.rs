@@ -347,7 +347,8 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.timer_runs = false;
-                if self.incoming.is_end_stream() {
+                // Nobody asks for more behind trailers.
+                if self.incoming.is_end_stream() || frame.is_trailers() {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))

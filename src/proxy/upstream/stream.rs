@@ -1,6 +1,9 @@
 //! An upstream that refuses an upload answers (413, 429) and closes, and the next write of the body fails. The answer is in
 //! the receive buffer by then, but hyper gives up on the first failed write. So a write that fails because the peer has
 //! closed waits until everything that the peer sent has been read: either there is an answer, or the end tells the same.
+//!
+//! A socket tells of a reset once. If a write was told, reading shows what had come before and then an end that is none,
+//! which would make a body that lasts until the close look whole. So the reset is told again.
 
 use std::io;
 use std::pin::Pin;
@@ -80,13 +83,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
             let this = &mut *self;
             ready!(this.pieces.poll_read(&mut this.inner, cx, buf))
         };
-        if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
+        let at_end = buf.filled().len() == before && buf.remaining() > 0;
+        if read.is_err() || at_end {
             self.read_over = true;
             if let Some(writer) = self.writer.take() {
                 writer.wake();
             }
         }
-        Poll::Ready(read)
+        match self.broken {
+            // After a proper end the write's error is `BrokenPipe`.
+            Some(kind) if at_end && read.is_ok() && kind != io::ErrorKind::BrokenPipe => Poll::Ready(Err(kind.into())),
+            _ => Poll::Ready(read),
+        }
     }
 }
 
@@ -165,7 +173,8 @@ mod tests {
         let mut answer = [0; 6];
         reader.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"answer");
-        let _ = reader.read(&mut answer).await;
+        let end = reader.read(&mut answer).await.unwrap_err();
+        assert!(by_peer(end.kind()), "a reset is no end: {end}");
         let error = tokio::time::timeout(std::time::Duration::from_secs(20), writing).await.unwrap().unwrap();
         assert!(by_peer(error.kind()), "{error}");
     }
