@@ -11,6 +11,7 @@
     reason = "a test fails by a panic, and may wait and look at the clock"
 )]
 
+mod bounds;
 mod ca;
 mod clients;
 mod config;
@@ -20,11 +21,13 @@ mod exec;
 mod failures;
 mod forward;
 mod grpc;
+mod identity;
 mod layers;
 mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod pool;
 mod reverse;
 mod storm;
 mod support;
