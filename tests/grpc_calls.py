@@ -35,11 +35,11 @@ class Peer(grpc.GenericRpcHandler):
     def __init__(self, stack, authority):
         self.calls, self.ended, self.left = [], threading.Event(), 1
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(8))
-        self.server = grpc.server(pool, handlers=[self])
-        issued = authority.issue_cert("localhost")
+        self.server = grpc.server(pool, handlers=[self], options=[("grpc.so_reuseport", 0)])
+        issued = authority.issue_cert("127.0.0.1")
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         credentials = grpc.ssl_server_credentials([(issued.private_key_pem.bytes(), chain)])
-        self.port = self.server.add_secure_port("localhost:0", credentials)
+        self.port = self.server.add_secure_port("127.0.0.1:0", credentials)
         self.server.start()
         stack.callback(lambda: self.server.stop(0).wait())
 
@@ -314,7 +314,7 @@ def retried(peer, client, stack):
     took = time.monotonic() - began
     assert PUSHBACK / 2 < took < PUSHBACK + 2, took
     assert peer.calls == ["limited"] * 2, peer.calls
-    assert client.holdoff.sample("holdoff_short_circuited_total", f"localhost:{peer.port}") == 1
+    assert client.holdoff.sample("holdoff_short_circuited_total", f"127.0.0.1:{peer.port}") == 1
 
 
 def gone(peer, client, stack):
@@ -361,7 +361,7 @@ class Routes:
         lines = []
         for peer in self.peers:
             lines += ["[[reverse]]", f'address = ["{holdoff.reverse}"]', f'path = "/{peer.port}"']
-            lines += [f'upstream = "https://localhost:{peer.port}"']
+            lines += [f'upstream = "https://127.0.0.1:{peer.port}"']
         return lines
 
 
