@@ -322,11 +322,12 @@ async fn a_probe_whose_client_leaves_says_nothing() {
     // The slot is free again a second after this probe began.
     let next = within("the next probe", async {
         loop {
-            let response = caller.call().await;
+            let mut response = caller.call().await;
             tokio::select! {
                 call = peer.call() => break (call, response),
-                _ = tokio::time::sleep(Duration::from_millis(50)) => {}
+                refused = &mut response => assert_eq!(field(&refused.unwrap(), "grpc-status"), "8"),
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
