@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{ErrorKind, ProxyError};
+use super::headers::Trailers;
 use super::record::Record;
 use super::shared::Host;
 use super::upstream;
@@ -36,6 +37,8 @@ pub struct RequestBody {
     /// How many more bytes may come.
     room: u64,
     idle: Idle,
+    /// `None`: no trailers are announced, and hyper passes none.
+    trailers: Option<Box<Trailers>>,
     ended: bool,
     /// Taken when the end was told.
     wire: Option<Arc<Wire>>,
@@ -56,6 +59,7 @@ impl RequestBody {
         most: u64,
         idle: Duration,
         expects: bool,
+        trailers: Option<Box<Trailers>>,
         wire: Arc<Wire>,
     ) -> (Self, Option<oneshot::Sender<()>>) {
         let (open, gate) = if expects {
@@ -68,7 +72,7 @@ impl RequestBody {
         };
         let ended = incoming.is_end_stream();
         let room = if most == 0 { u64::MAX } else { most };
-        let mut body = Self { incoming, gate, room, idle: Idle::new(idle), ended, wire: Some(wire) };
+        let mut body = Self { incoming, gate, room, idle: Idle::new(idle), trailers, ended, wire: Some(wire) };
         if ended {
             body.tell();
         }
@@ -125,7 +129,7 @@ impl Body for RequestBody {
                 if this.incoming.is_end_stream() || frame.is_trailers() {
                     this.end();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ProxyError::new(
                 ErrorKind::RequestBody,
@@ -164,6 +168,15 @@ impl Drop for RequestBody {
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestBody").field("gated", &self.gate.is_some()).field("ended", &self.ended).finish()
+    }
+}
+
+/// The frame without trailers that may not pass.
+fn filtered(frame: Frame<Bytes>, trailers: Option<&Trailers>) -> Frame<Bytes> {
+    let Some(trailers) = trailers else { return frame };
+    match frame.into_trailers() {
+        Ok(found) => Frame::trailers(trailers.pass(found)),
+        Err(data) => data,
     }
 }
 
@@ -207,6 +220,8 @@ impl Idle {
 /// The body of an answer to a client.
 pub(super) struct ResponseBody {
     kind: Kind,
+    /// `None`: no trailers are announced, and hyper passes none.
+    trailers: Option<Box<Trailers>>,
     wire: Arc<Wire>,
     record: Option<Record>,
 }
@@ -224,12 +239,17 @@ enum Kind {
 impl ResponseBody {
     /// A body of our own making.
     pub(super) fn local(bytes: Bytes, wire: &Arc<Wire>, record: Option<Record>) -> Self {
-        Self { kind: Kind::Local(bytes), wire: Arc::clone(wire), record }
+        Self { kind: Kind::Local(bytes), trailers: None, wire: Arc::clone(wire), record }
     }
 
     /// An upstream's body.
-    pub(super) fn upstream(body: upstream::ResponseBody<RequestBody>, wire: &Arc<Wire>, record: Record) -> Self {
-        Self { kind: Kind::Upstream(body), wire: Arc::clone(wire), record: Some(record) }
+    pub(super) fn upstream(
+        body: upstream::ResponseBody<RequestBody>,
+        trailers: Option<Box<Trailers>>,
+        wire: &Arc<Wire>,
+        record: Record,
+    ) -> Self {
+        Self { kind: Kind::Upstream(body), trailers, wire: Arc::clone(wire), record: Some(record) }
     }
 }
 
@@ -255,7 +275,7 @@ impl Body for ResponseBody {
                     if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                         record.sent(data);
                     }
-                    Poll::Ready(Some(Ok(frame)))
+                    Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
                 }
                 Some(Err(error)) => {
                     this.wire.set_broken();

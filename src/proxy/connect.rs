@@ -1,5 +1,8 @@
 //! CONNECT: opaque tunnels. The host's answers cannot be seen inside, so a tunnel is held against the key
 //! `https://host:port` that others have taught us, and proves nothing itself but that the host can be reached (SPEC 7.3).
+//!
+//! A refused CONNECT is the last request of its connection: a client that does not wait for our word sends behind it what
+//! is meant for the tunnel, and that must not be read as requests (RFC 9931 §6).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,7 +61,7 @@ pub(super) async fn run(
         Verdict::ShortCircuit(refusal) => {
             record.short_circuited(refusal.reason);
             let answer = answers::short_circuit(&context.shared, &entry, &refusal, &facts);
-            return local(client, answer, version, true, record);
+            return local(client, answer, version, false, record);
         }
     };
     let connected = context.upstreams.connect(&Target { key: entry.key(), host: &host.settings }).await;
@@ -88,7 +91,7 @@ pub(super) async fn run(
                 complete_failed(permit, &error, entry.key(), now);
             }
             let answer = answers::error(&context.shared, &error, Some(entry.key()), &facts);
-            local(client, answer, version, true, record)
+            local(client, answer, version, false, record)
         }
     }
 }

@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_ENCODING, EXPECT, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, EXPECT, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -23,7 +23,7 @@ use super::answers::{self, Facts};
 use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
-use super::headers::{self, ToUpstream, to_client};
+use super::headers::{self, ToUpstream, Trailers, to_client};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
@@ -61,28 +61,37 @@ struct Shape {
     has_body: bool,
     expects: bool,
     upgrade: bool,
+    /// The protocols that the client offers with an upgrade.
+    protocols: Vec<HeaderValue>,
 }
 
 impl Shape {
     fn of(request: &Request<Incoming>) -> Self {
         let (headers, version) = (request.headers(), request.version());
         let has_body = !request.body().is_end_stream();
+        // An upgrade behind a body would have to wait for the body (RFC 9110 §7.8); nobody does that.
+        let upgrade = !has_body
+            && version >= Version::HTTP_11
+            && headers::asks_upgrade(headers)
+            && !headers::is_upgrade_to_h2c(headers);
         Self {
             facts: Facts::new(request.method(), headers),
             version,
             has_body,
-            expects: has_body && version >= Version::HTTP_11 && expects_continue(headers),
-            // An upgrade behind a body would have to wait for the body (RFC 9110 §7.8); nobody does that.
-            upgrade: !has_body
-                && version >= Version::HTTP_11
-                && headers::asks_upgrade(headers)
-                && !headers::is_upgrade_to_h2c(headers),
+            expects: expects_continue(request),
+            upgrade,
+            protocols: if upgrade { headers.get_all(UPGRADE).iter().cloned().collect() } else { Vec::new() },
         }
     }
 }
 
-fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+/// Whether the client waits for a 100 before its body. The last field counts, as it does for hyper: both must agree on who
+/// sends the 100.
+pub(super) fn expects_continue(request: &Request<Incoming>) -> bool {
+    let last = request.headers().get_all(EXPECT).iter().next_back();
+    !request.body().is_end_stream()
+        && request.version() >= Version::HTTP_11
+        && last.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Admits, sends, passes on.
@@ -214,6 +223,7 @@ impl Exchange<'_> {
             timeouts.max_request_body,
             timeouts.body_idle,
             self.shape.expects,
+            Trailers::announced(&parts.headers, &client.context.via),
             Arc::clone(&client.wire),
         );
         let outward =
@@ -271,8 +281,12 @@ impl Exchange<'_> {
         let (status, received) = (response.status(), response.version());
         host.metrics.response(status.as_u16());
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
-        if switched && !self.shape.upgrade {
-            let error = ProxyError::new(ErrorKind::UpstreamProtocol, "the upstream switched protocols unasked");
+        // A 101 to a request without `Upgrade` was an error already.
+        if switched && !headers::is_offered(response.headers(), &self.shape.protocols) {
+            let error = ProxyError::new(
+                ErrorKind::UpstreamProtocol,
+                "the upstream switched to a protocol that the client has not offered",
+            );
             record.failed(&context.shared, error.kind());
             self.fail(&error, now);
             let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
@@ -299,6 +313,7 @@ impl Exchange<'_> {
         record.answered(status.as_u16());
         let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();
+        let trailers = Trailers::announced(&parts.headers, &context.via);
         parts.headers = to_client(parts.headers, status, received, &context.via, wall);
         if let Some(mapping) = mapping {
             mapping.map_back(&mut parts.headers);
@@ -323,7 +338,7 @@ impl Exchange<'_> {
         if self.shape.version < Version::HTTP_11 && body.size_hint().exact().is_none() {
             client.wire.set_until_close();
         }
-        Response::from_parts(parts, ResponseBody::upstream(body, &client.wire, record))
+        Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record))
     }
 
     /// Completes the permit at the response head. The number is that of the error line, 0 when there is none.
@@ -378,13 +393,13 @@ pub(super) async fn refuse(
 ) -> Response<ResponseBody> {
     let shape = Shape::of(&request);
     record.failed(&client.context.shared, error.kind());
-    // A head that can be read in two ways says nothing reliable about where its body ends.
-    let keep = match error.kind() {
-        ErrorKind::BadRequest => {
-            client.wire.body_done(!shape.has_body);
-            false
-        }
-        _ => drain(client, request.into_body(), shape.expects).await,
+    // A head that can be read in two ways says nothing reliable about where its body ends; and what follows a CONNECT may
+    // be meant for the tunnel (RFC 9931 §6).
+    let keep = if error.kind() == ErrorKind::BadRequest || request.method() == Method::CONNECT {
+        client.wire.body_done(!shape.has_body);
+        false
+    } else {
+        drain(client, request.into_body(), shape.expects).await
     };
     let answer = answers::error(&client.context.shared, error, None, &shape.facts);
     local(client, answer, shape.version, keep, record)

@@ -10,7 +10,7 @@ use super::body::ResponseBody;
 use super::connect;
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
-use super::exchange::{self, Outbound, drain, local, refuse};
+use super::exchange::{self, Outbound, drain, expects_continue, local, refuse};
 use super::record::Record;
 use super::tap::Head;
 use super::target::{self, Form};
@@ -143,7 +143,8 @@ pub(super) async fn own(
 ) -> Response<ResponseBody> {
     let record = Record::new(&client.context.shared, None, &request, arrived);
     let version = request.version();
-    let keep = drain(client, request.into_body(), false).await;
+    let expects = expects_continue(&request);
+    let keep = drain(client, request.into_body(), expects).await;
     if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(clock::wall().into())) {
         answer.headers_mut().insert(DATE, date);
     }

@@ -3,8 +3,10 @@
 //! The map is built anew, since removing from one moves its last field.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, Entry, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, DATE, EXPECT, EXPIRES, Entry, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, LOCATION, MAX_FORWARDS, PRAGMA, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE,
+    RETRY_AFTER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY, VIA, WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, StatusCode, Version};
 
@@ -165,10 +167,7 @@ fn copy(
     out: &mut HeaderMap,
     mut pass: impl FnMut(&HeaderName, HeaderValue) -> Option<HeaderValue>,
 ) {
-    let named: Vec<HeaderName> = options(&headers)
-        .filter(|option| ![&b"close"[..], b"keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual)))
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect();
+    let named = named(&headers);
     let mut marks = headers.contains_key(PROXY_STATUS).then(|| {
         let mut marks = HeaderMap::new();
         for value in headers.get_all(PROXY_STATUS) {
@@ -198,6 +197,77 @@ fn copy(
     }
 }
 
+/// The fields that `Connection` names.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    options(headers)
+        .filter(|option| ![&b"close"[..], b"keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual)))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect()
+}
+
+/// Which trailers of a message pass. hyper passes only those that `Trailer` announces; a peer that announces what may not
+/// be there would have it passed all the same, and a reader that merges trailers would believe it.
+#[derive(Debug)]
+pub(super) struct Trailers {
+    /// The fields that `Connection` names in the header section: they are not to pass as trailers either.
+    named: Vec<HeaderName>,
+    /// Our name, for the marks.
+    name: String,
+}
+
+impl Trailers {
+    /// For a message with these fields; `None` when it announces no trailers.
+    pub(super) fn announced(headers: &HeaderMap, via: &Via) -> Option<Box<Self>> {
+        headers.contains_key(TRAILER).then(|| Box::new(Self { named: named(headers), name: via.name.clone() }))
+    }
+
+    /// What passes.
+    pub(super) fn pass(&self, trailers: HeaderMap) -> HeaderMap {
+        let mut out = HeaderMap::with_capacity(trailers.keys_len());
+        copy(trailers, &self.name, &mut out, |name, value| {
+            (!self.named.contains(name) && may_trail(name)).then_some(value)
+        });
+        out
+    }
+}
+
+/// Whether a field may stand behind a body: none that frames, routes, modifies or authenticates a request, controls a
+/// response, or says how a body is to be read (RFC 9110 §6.5.1, listed by RFC 7230 §4.1.2).
+fn may_trail(name: &HeaderName) -> bool {
+    const NEVER: [HeaderName; 29] = [
+        AGE,
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        COOKIE,
+        DATE,
+        EXPECT,
+        EXPIRES,
+        HOST,
+        IF_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_NONE_MATCH,
+        IF_RANGE,
+        IF_UNMODIFIED_SINCE,
+        LOCATION,
+        MAX_FORWARDS,
+        PRAGMA,
+        PROXY_AUTHORIZATION,
+        RANGE,
+        RETRY_AFTER,
+        SET_COOKIE,
+        TRAILER,
+        VARY,
+        VIA,
+        WARNING,
+        WWW_AUTHENTICATE,
+    ];
+    !NEVER.contains(name)
+}
+
 fn is_of_connection(name: &HeaderName) -> bool {
     [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
         // A challenge of the upstream as a proxy is for us, and we have no answer to it.
@@ -206,6 +276,14 @@ fn is_of_connection(name: &HeaderName) -> bool {
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
     headers.insert(name, HeaderValue::from_static(value));
+}
+
+/// Whether a 101 names the protocol it switches to, and only what the client has offered (RFC 9110 §7.8).
+pub(super) fn is_offered(switching: &HeaderMap, offers: &[HeaderValue]) -> bool {
+    let offers =
+        || offers.iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let mut chosen = list(switching, &UPGRADE).peekable();
+    chosen.peek().is_some() && chosen.all(|protocol| offers().any(|offer| offer.eq_ignore_ascii_case(protocol)))
 }
 
 /// Whether an upgrade to HTTP/2 is asked for. Inside it no signal could be seen, and no client needs it.

@@ -1,76 +1,16 @@
 //! The client's side of an exchange, byte by byte: framing, 1xx, Expect, upgrades, old clients, local answers behind
 //! bodies, and the life of a connection between requests.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
+use crate::support::host::Host;
 use crate::support::origin::{Origin, Reply, answer, limited, ok};
 use crate::support::sidecar::Holdoff;
 use crate::support::{DEADLINE, within};
-
-/// A host that is played by the test itself, read and write in the order of the script.
-struct Host {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Host {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        Self { listener, address }
-    }
-
-    async fn accept(&self) -> Line {
-        let (stream, _) = within("a connection to the host", self.listener.accept()).await.unwrap();
-        Line { stream, buffer: Vec::new() }
-    }
-}
-
-/// A connection at the host.
-struct Line {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Line {
-    /// Reads up to and with `mark`.
-    async fn until(&mut self, mark: &str) -> String {
-        within(mark, async {
-            loop {
-                let found = self.buffer.windows(mark.len()).position(|w| w == mark.as_bytes());
-                if let Some(at) = found {
-                    let rest = self.buffer.split_off(at + mark.len());
-                    return String::from_utf8(std::mem::replace(&mut self.buffer, rest)).unwrap();
-                }
-                let mut piece = [0; 4096];
-                let read = self.stream.read(&mut piece).await.unwrap();
-                assert!(read > 0, "expected {mark:?}, found the end after {:?}", String::from_utf8_lossy(&self.buffer));
-                self.buffer.extend_from_slice(&piece[..read]);
-            }
-        })
-        .await
-    }
-
-    async fn send(&mut self, bytes: &str) {
-        self.stream.write_all(bytes.as_bytes()).await.unwrap();
-    }
-
-    /// Whether nothing comes for a moment.
-    async fn is_silent(&mut self, moment: Duration) -> bool {
-        let mut piece = [0; 1];
-        self.buffer.is_empty() && tokio::time::timeout(moment, self.stream.read(&mut piece)).await.is_err()
-    }
-
-    async fn ends(&mut self) {
-        let mut rest = Vec::new();
-        let _ = within("the end of the connection to the host", self.stream.read_to_end(&mut rest)).await;
-    }
-}
 
 const MOMENT: Duration = Duration::from_millis(150);
 
