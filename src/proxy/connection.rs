@@ -101,7 +101,7 @@ impl Context {
         let refuse: Arc<Refuse> = {
             let shared = Arc::clone(&shared);
             Arc::new(move |status: StatusCode, seen: Partial| {
-                let (error, bound) = answers::unreadable(status, seen);
+                let (error, bound) = answers::unreadable(status, seen, shared.settings.limits.max_header_fields);
                 if let Some(bound) = bound {
                     shared.metrics.bound_reached(bound);
                 }

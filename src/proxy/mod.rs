@@ -2,7 +2,8 @@
 //!
 //! 1. [`listener`]: sockets are opened and accepted from; every connection is a task of its own.
 //! 2. `connection`: one client connection. It waits on the bare socket, hands it to hyper while there are requests, takes
-//!    it back when it is idle, and carries tunnels. `wire` and `tap` do for it what hyper's server cannot.
+//!    it back when it is idle, and carries tunnels. `wire`, `tap` and `chunks` do for it what hyper's
+//!    server cannot.
 //! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
 //!    request target, `auth` the proxy credentials.
 //! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
@@ -21,6 +22,7 @@ pub mod upstream;
 mod answers;
 mod auth;
 mod body;
+mod chunks;
 mod connect;
 mod connection;
 mod exchange;

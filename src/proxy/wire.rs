@@ -8,7 +8,7 @@
 //! - It gives the answers that hyper makes itself for heads it cannot read (an empty 400, 414 or 431) the form of ours.
 //!   Whatever hyper writes while no exchange is going on is such an answer.
 //! - It keeps the bytes of the head until the service has looked at them: hyper drops what a strict reader has to refuse
-//!   (`Content-Length` beside `Transfer-Encoding`, bare line feeds).
+//!   (`Content-Length` beside `Transfer-Encoding`, bare line feeds). A chunked body that is malformed breaks off here.
 //! - It keeps account of writes that do not move, for the driver to end.
 
 use std::io::{self, IoSlice};
@@ -23,7 +23,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::tap::{Head, Partial, Tap};
+use super::tap::{Head, MALFORMED, Partial, Tap};
 use super::tunnel::Tunnel;
 
 /// The most bytes of 1xx answers that wait for a client which does not read.
@@ -430,10 +430,12 @@ impl AsyncRead for ClientIo {
         }
         let new = buf.filled().get(before..).unwrap_or_default();
         if !new.is_empty() {
-            let quiet = this.wire.phase.load(Ordering::Relaxed) == QUIET;
             let mut inner = this.wire.lock();
             inner.read_some = true;
-            inner.tap.feed(new, quiet);
+            inner.tap.feed(new);
+            if inner.tap.is_malformed() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MALFORMED)));
+            }
         }
         Poll::Ready(Ok(()))
     }

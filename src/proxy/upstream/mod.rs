@@ -121,6 +121,8 @@ impl<B: Send + 'static> Upstreams<B> {
     ) -> Result<Self, TlsSetupError> {
         let mut http = http1::Builder::new();
         http.preserve_header_case(true)
+            // White space between a name and its colon is for a proxy to remove (RFC 9112 §5.1).
+            .allow_spaces_after_header_name_in_responses(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(READ_BUFFER.max(limits.max_header_bytes));
         if limits.max_header_fields != HYPER_MAX_FIELDS {
@@ -332,6 +334,10 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
     if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
         return refuse("a response with several values of `Content-Length`");
     }
+    // hyper reads it only where there is a body.
+    if length.is_some_and(|length| !is_length(length.as_bytes())) {
+        return refuse("a response with a `Content-Length` that is no length");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
     if length.is_some() {
@@ -341,6 +347,11 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
         return refuse("a response with a `Transfer-Encoding` other than `chunked`");
     }
     Ok(())
+}
+
+fn is_length(value: &[u8]) -> bool {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.

@@ -6,3 +6,28 @@ use std::time::Duration;
 
 pub mod client;
 pub mod host;
+pub mod origin;
+pub mod program;
+pub mod sidecar;
+pub mod tls;
+
+/// The longest anything may take before a test fails.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, at most [`DEADLINE`]; `what` is named when it takes longer.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("expected {what} within {DEADLINE:?}"),
+    }
+}
+
+/// Asks again and again until `check` says yes, at most [`DEADLINE`].
+pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
+    within(what, async {
+        while !check() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

@@ -7,6 +7,11 @@
 use std::fs;
 use std::path::Path;
 
+mod connections;
+mod framing;
+mod messages;
+mod peer;
+
 /// Names of the tests in this directory.
 fn tests() -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/wire");
