@@ -125,7 +125,8 @@ impl ToUpstream<'_> {
     }
 }
 
-/// The fields of an upstream's answer as the client gets them. `now` is for a `Date` that is missing (RFC 9110 §6.6.1).
+/// The fields of an upstream's answer as the client gets them. (hyper leaves the `Content-Length` of a 304 out on the way,
+/// as RFC 9110 §8.6 allows.) `now` is for a `Date` that is missing (RFC 9110 §6.6.1).
 pub(super) fn to_client(
     headers: HeaderMap,
     status: StatusCode,
@@ -365,6 +366,44 @@ mod tests {
             ["host: a", "connection: TE, Upgrade", "te: trailers", "upgrade: websocket", "via: 1.1 edge"]
         );
         assert_eq!(sent(&fields, None, false), ["host: a", "connection: TE", "te: trailers", "via: 1.1 edge"]);
+    }
+
+    #[test]
+    fn trailers_pass_but_for_those_that_may_not_stand_there() {
+        let via = Via::new("edge", true);
+        assert!(Trailers::announced(&map(&[("connection", "x-hop")]), &via).is_none());
+        let rules = Trailers::announced(&map(&[("trailer", "x-a"), ("connection", "x-hop, close")]), &via).unwrap();
+        let trailers = [
+            ("x-a", "1"),
+            ("x-hop", "1"),
+            ("connection", "x-late"),
+            ("x-late", "1"),
+            ("content-length", "5"),
+            ("set-cookie", "a"),
+            ("holdoff", "x"),
+            ("proxy-status", "edge; error=x, far; y"),
+            ("grpc-status", "8"),
+            ("x-a", "2"),
+        ];
+        assert_eq!(shown(&rules.pass(map(&trailers))), ["x-a: 1", "x-a: 2", "proxy-status: far; y", "grpc-status: 8"]);
+    }
+
+    #[test]
+    fn only_an_offered_protocol_is_switched_to() {
+        let offers = [HeaderValue::from_static("websocket, x/1"), HeaderValue::from_static("y")];
+        for (chosen, expected) in [
+            ("WebSocket", true),
+            ("x/1", true),
+            ("y", true),
+            ("x", false),
+            ("h2c", false),
+            ("y, h2c", false),
+            (" ,", false),
+        ] {
+            assert_eq!(is_offered(&map(&[("upgrade", chosen)]), &offers), expected, "{chosen}");
+        }
+        assert!(!is_offered(&HeaderMap::new(), &offers));
+        assert!(!is_offered(&map(&[("upgrade", "x")]), &[]));
     }
 
     #[test]

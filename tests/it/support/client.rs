@@ -64,6 +64,11 @@ impl Client {
         within("the client to write", self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Writes bytes to a side that may be gone; whether they could be written.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("the client to write", self.stream.write_all(bytes.as_ref())).await.is_ok()
+    }
+
     /// Asks for `url` in absolute form and reads the answer.
     pub async fn get(&mut self, url: &str) -> Answer {
         let host = url.split('/').nth(2).unwrap();

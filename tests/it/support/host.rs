@@ -65,9 +65,8 @@ impl Line {
         self.buffer.is_empty() && tokio::time::timeout(moment, self.stream.read(&mut piece)).await.is_err()
     }
 
-    /// Reads up to the end, whichever way it comes.
+    /// Reads up to the end, whichever way it comes. What came before it is in `buffer`.
     pub async fn ends(&mut self) {
-        let mut rest = Vec::new();
-        let _ = within("the end of the connection to the host", self.stream.read_to_end(&mut rest)).await;
+        let _ = within("the end of the connection to the host", self.stream.read_to_end(&mut self.buffer)).await;
     }
 }

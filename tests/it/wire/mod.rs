@@ -4,6 +4,11 @@
 //! `items.txt` lists what the specifications ask of an intermediary and the traps that caught others; each line names its
 //! test.
 
+mod connect;
+mod fields;
+mod semantics;
+mod traps;
+
 use std::fs;
 use std::path::Path;
 
