@@ -5,10 +5,12 @@ use std::future::Future;
 use std::time::Duration;
 
 pub mod client;
+pub mod heads;
 pub mod host;
 pub mod origin;
 pub mod program;
 pub mod sidecar;
+pub mod strict;
 pub mod tls;
 
 /// The longest anything may take before a test fails.
