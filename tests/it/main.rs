@@ -18,6 +18,7 @@ mod exchanges;
 mod exec;
 mod failures;
 mod forward;
+mod fuzzed;
 mod layers;
 mod lifecycle;
 mod logs;

@@ -1,2 +1,6 @@
+//! Request targets, CONNECT authorities and `Host` fields: where a request goes.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|_input: &[u8]| {});
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| holdoff::proxy::properties::authority(input));

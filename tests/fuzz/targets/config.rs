@@ -1,2 +1,8 @@
+//! Any text as a configuration.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|_input: &[u8]| {});
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    holdoff_fuzz::configuration::check(text);
+});

@@ -1,2 +1,6 @@
+//! The `Connection` field: what it takes off, in heads and trailers, and what it may not.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|_input: &[u8]| {});
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| holdoff::proxy::properties::connection(input));

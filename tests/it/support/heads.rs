@@ -27,7 +27,7 @@ use super::strict::{self, Asked, Field, First, Framing, Message, Stream, Toleran
 
 const NAME: &str = "edge";
 const AT_CLIENT: Tolerance = Tolerance { leading_lines: true, line_feed: false };
-const AT_UPSTREAM: Tolerance = Tolerance { leading_lines: false, line_feed: true };
+const AT_UPSTREAM: Tolerance = Tolerance { leading_lines: true, line_feed: true };
 const NONE: Tolerance = Tolerance { leading_lines: false, line_feed: false };
 
 /// A sidecar and an upstream, on one thread.
@@ -152,7 +152,9 @@ async fn converse(to: SocketAddr, sent: &[u8], patience: Duration) -> (Vec<u8>, 
     }
     let mut half = false;
     loop {
-        if !half && strict::responses(&got, &asked, false, NONE).finals().iter().filter(|m| m.complete).count() >= asked.len()
+        if !half
+            && strict::responses(&got, &asked, false, NONE).finals().iter().filter(|m| m.complete).count()
+                >= asked.len()
         {
             // Closing is what is left to say.
             half = true;
@@ -316,7 +318,8 @@ impl Judge<'_> {
             let ours = answer.list("proxy-status").iter().any(|member| member.starts_with(NAME));
             let Some(order) = whose.iter().position(|&request| request == at) else {
                 // Nobody was asked: an answer of the proxy's own.
-                let about_us = ["OPTIONS", "TRACE", "CONNECT"].contains(&asked.get(at).map_or("", |a| a.method.as_str()));
+                let about_us =
+                    ["OPTIONS", "TRACE", "CONNECT"].contains(&asked.get(at).map_or("", |a| a.method.as_str()));
                 assert!(ours || about_us, "an answer from nobody{}", show());
                 seen.refused += 1;
                 continue;
@@ -380,7 +383,10 @@ impl Judge<'_> {
 
         let upgrade = sent.list("connection").contains(&"upgrade".to_owned()) && sent.has("upgrade");
         is(!came.has("upgrade") || (upgrade && sent.values("upgrade").eq(came.values("upgrade"))), "`Upgrade`")?;
-        is(!came.has("te") || (came.list("te") == ["trailers"] && sent.list("te").contains(&"trailers".into())), "`TE`")?;
+        is(
+            !came.has("te") || (came.list("te") == ["trailers"] && sent.list("te").contains(&"trailers".into())),
+            "`TE`",
+        )?;
         let options = came.list("connection");
         is(options.iter().all(|option| ["te", "upgrade"].contains(&option.as_str())), "`Connection`")?;
         is(!came.has("te") || options.contains(&"te".into()), "`TE` without `Connection: TE`")?;

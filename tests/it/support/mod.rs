@@ -5,8 +5,10 @@ use std::future::Future;
 use std::time::Duration;
 
 pub mod client;
+pub mod configuration;
 pub mod heads;
 pub mod host;
+pub mod mutate;
 pub mod origin;
 pub mod program;
 pub mod sidecar;

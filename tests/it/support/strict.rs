@@ -61,9 +61,9 @@ pub struct Asked {
 /// What a reader may take that a writer must not write (RFC 9112 §2.2, §4).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tolerance {
-    /// Empty lines before a request.
+    /// Empty lines before a message.
     pub leading_lines: bool,
-    /// A line feed without a carriage return, in a response.
+    /// A line feed without a carriage return, and white space behind a name, in a response.
     pub line_feed: bool,
 }
 
@@ -111,11 +111,7 @@ pub fn requests(bytes: &[u8], tolerance: Tolerance) -> Stream {
     let mut stream = Stream::default();
     let mut rest = bytes;
     loop {
-        if tolerance.leading_lines {
-            while let Some(behind) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
-                rest = behind;
-            }
-        }
+        rest = behind_lines(rest, tolerance);
         match head(rest, Tolerance { line_feed: false, ..tolerance }).and_then(|found| found.map(request).transpose()) {
             Ok(None) => break,
             Err(why) => {
@@ -148,8 +144,10 @@ pub fn responses(bytes: &[u8], asked: &[Asked], closed: bool, tolerance: Toleran
     let mut at = 0;
     let unasked = Asked { method: "GET".to_owned(), minor: 1 };
     loop {
+        rest = behind_lines(rest, tolerance);
         let asked = asked.get(at).unwrap_or(&unasked);
-        let found = head(rest, tolerance).and_then(|found| found.map(|head| response(head, asked, tolerance)).transpose());
+        let found =
+            head(rest, tolerance).and_then(|found| found.map(|head| response(head, asked, tolerance)).transpose());
         match found {
             Ok(None) => break,
             Err(why) => {
@@ -174,6 +172,15 @@ pub fn responses(bytes: &[u8], asked: &[Asked], closed: bool, tolerance: Toleran
     }
     stream.rest = rest.to_vec();
     stream
+}
+
+fn behind_lines(bytes: &[u8], tolerance: Tolerance) -> &[u8] {
+    let mut rest = bytes;
+    while let Some(behind) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")).filter(|_| tolerance.leading_lines)
+    {
+        rest = behind;
+    }
+    rest
 }
 
 /// The lines of a head without their ends, and its length with the empty line.
@@ -208,15 +215,16 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-fn fields(lines: &[&[u8]]) -> Result<Vec<Field>, &'static str> {
+fn fields(lines: &[&[u8]], tolerance: Tolerance) -> Result<Vec<Field>, &'static str> {
     lines
         .iter()
         .map(|line| {
             let colon = line.iter().position(|&byte| byte == b':').ok_or("a field without a colon")?;
-            if !is_token(&line[..colon]) {
+            let name = if tolerance.line_feed { line[..colon].trim_ascii_end() } else { &line[..colon] };
+            if !is_token(name) {
                 return Err("a field name that is no token");
             }
-            let name = String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase();
+            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
             Ok(Field { name, value: line[colon + 1..].trim_ascii().to_vec() })
         })
         .collect()
@@ -240,11 +248,12 @@ fn request((lines, used): (Vec<&[u8]>, usize)) -> Result<(Message, usize), &'sta
     if !is_token(method) {
         return Err("a method that is no token");
     }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) || target.contains(&b'#') {
+    // Bytes beyond ASCII have no place in a URI, but clients do send them, and they mean one thing.
+    if target.is_empty() || target.iter().any(|byte| byte.is_ascii_control()) || target.contains(&b'#') {
         return Err("a target with characters that no target has");
     }
     let minor = version(minor)?;
-    let fields = fields(&lines[1..])?;
+    let fields = fields(&lines[1..], Tolerance::default())?;
     let method = String::from_utf8_lossy(method).into_owned();
     let is_connect = method == "CONNECT";
     let first = First::Request { method, target: String::from_utf8_lossy(target).into_owned() };
@@ -276,7 +285,7 @@ fn response(
         return Err("no space behind the status");
     }
     let status = digits.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
-    let mut message = message(First::Response { status }, minor, fields(&lines[1..])?, Framing::None);
+    let mut message = message(First::Response { status }, minor, fields(&lines[1..], tolerance)?, Framing::None);
     let is_bare = status < 200 || status == 204;
     let to_connect = asked.method == "CONNECT" && (200..300).contains(&status);
     let said = declared(&message);
@@ -369,7 +378,7 @@ fn chunks(message: &mut Message, bytes: &[u8]) -> Result<usize, &'static str> {
     while let Some((line, behind)) = line(bytes, from, Tolerance::default())? {
         from = behind;
         if line.is_empty() {
-            message.trailers = fields(&lines)?;
+            message.trailers = fields(&lines, Tolerance::default())?;
             message.complete = true;
             return Ok(from);
         }
