@@ -1,6 +1,13 @@
 //! What holds of any input, said once: the fuzz targets look for an input of which it does not hold, and the unit tests
 //! try a few thousand in a second. A function panics where something does not hold.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a property that does not hold is told by a panic"
+)]
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -96,10 +96,6 @@ impl Message {
 }
 
 impl Stream {
-    pub fn complete(&self) -> usize {
-        self.messages.iter().filter(|message| message.complete).count()
-    }
-
     /// Final answers, with the place of each among the messages.
     pub fn finals(&self) -> Vec<&Message> {
         self.messages.iter().filter(|message| message.status() >= 200 || message.status() == 101).collect()
