@@ -49,6 +49,7 @@ impl Sidecar {
         };
         let egress = Egress::new(&settings.egress, running.all());
         let upstreams = Upstreams::new(&settings.upstream, &settings.limits, &settings.hosts, egress)?;
+        upstreams.count_with(&shared.metrics);
         let pool = upstreams.clone();
         shared.metrics.set_pool(move || {
             let stats = pool.stats();

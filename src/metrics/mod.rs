@@ -130,6 +130,8 @@ words! {
         BodyIdle = "body_idle",
         /// `timeouts.tunnel_idle`
         TunnelIdle = "tunnel_idle",
+        /// Addresses of one name.
+        Addresses = "addresses",
         /// Connections to the admin or metrics listener.
         AdminConnections = "admin_connections",
         /// The body of a request to the admin listener.

@@ -17,6 +17,7 @@ use super::error::{ErrorKind, ProxyError};
 use super::headers::Trailers;
 use super::record::Record;
 use super::shared::Host;
+use super::tap::MALFORMED;
 use super::upstream;
 use super::wire::Wire;
 use crate::core::signal::printable;
@@ -118,7 +119,10 @@ impl Body for RequestBody {
                 wire.set_unasked(false);
             }
         }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        // hyper passes some of what another reader takes for an end.
+        let malformed = this.wire.as_ref().is_some_and(|wire| wire.body_is_malformed());
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.moved();
                 let length = frame.data_ref().map_or(0, Bytes::len);
@@ -126,11 +130,15 @@ impl Body for RequestBody {
                     Some(room) => this.room = room,
                     None => return Poll::Ready(Some(Err(too_large()))),
                 }
+                if malformed {
+                    return Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED))));
+                }
                 if this.incoming.is_end_stream() || frame.is_trailers() {
                     this.end();
                 }
                 Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
             }
+            _ if malformed => Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED)))),
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ProxyError::new(
                 ErrorKind::RequestBody,
                 "the request body broke off or is malformed",

@@ -49,9 +49,10 @@ const HYPER_MAX_FIELDS: usize = 100;
 /// How long hyper keeps an idle connection, at least; also how often a connection with a request is looked after.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long, and for how many reads, a client may go on sending behind its last answer.
+/// How long a client may go on sending behind its last answer. Time alone bounds it: many clients read the answer to an
+/// upload only after the last byte of the upload, and what they send meanwhile costs one buffer.
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_READS: usize = 256;
+const LINGER_BUFFER: usize = 16 * 1024;
 
 /// What every connection of the data path shares.
 pub(super) struct Context {
@@ -407,13 +408,8 @@ async fn linger(mut stream: TcpStream) {
         return;
     }
     let rest = async {
-        let mut buffer = vec![0; 4096];
-        for _ in 0..LINGER_READS {
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
+        let mut buffer = vec![0; LINGER_BUFFER];
+        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
     };
     let _ = tokio::time::timeout(LINGER, rest).await;
 }

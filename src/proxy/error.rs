@@ -144,7 +144,7 @@ kinds! {
     OwnListener = "own_listener", LOOP_DETECTED, Destination, Client, "proxy_loop_detected";
     /// The destination may not be reached.
     DestinationDenied = "destination_denied", FORBIDDEN, Destination, Client, "destination_ip_prohibited";
-    /// The name resolved to nothing that may be reached.
+    /// CONNECT may not name the port.
     DestinationPort = "destination_port", FORBIDDEN, Destination, Client, "http_request_denied";
     /// The name does not resolve.
     Dns = "dns", BAD_GATEWAY, Dns, Upstream, "dns_error";

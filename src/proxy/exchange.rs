@@ -436,6 +436,7 @@ pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> boo
         false
     } else {
         tokio::time::timeout(DRAIN_TIME, read_off(body, most)).await.unwrap_or(false)
+            && !client.wire.body_is_malformed()
     };
     if !ended && !expects {
         context.shared.metrics.bound_reached(Bound::DrainBody);

@@ -38,6 +38,8 @@ pub(super) struct Wire {
     phase: AtomicU8,
     /// The request body is still being read, or may be.
     body_open: AtomicBool,
+    /// The request body is not chunked as its head says.
+    malformed: AtomicBool,
     /// The request body was dropped before its end, so that hyper closes.
     body_left: AtomicBool,
     /// The answer broke off, and only the way the connection ends can tell the client.
@@ -99,6 +101,7 @@ impl Wire {
         Arc::new(Self {
             phase: AtomicU8::new(QUIET),
             body_open: AtomicBool::new(false),
+            malformed: AtomicBool::new(false),
             body_left: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             until_close: AtomicBool::new(false),
@@ -136,7 +139,9 @@ impl Wire {
         let mut inner = self.lock();
         inner.exchange = inner.exchange.wrapping_add(1);
         inner.read_some = false;
-        inner.tap.take(body)
+        let seen = inner.tap.take(body);
+        self.malformed.store(inner.tap.is_malformed(), Ordering::Relaxed);
+        seen
     }
 
     /// From now on up to `most` 1xx answers are passed on. Returns what [`Wire::interim`] has to be called with.
@@ -253,6 +258,11 @@ impl Wire {
             self.body_left.store(true, Ordering::Relaxed);
         }
         self.body_open.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the request body is not chunked as its head says.
+    pub(super) fn body_is_malformed(&self) -> bool {
+        self.malformed.load(Ordering::Relaxed)
     }
 
     /// Whether the request body has been read whole, so that the next request can be found behind it.
@@ -434,6 +444,7 @@ impl AsyncRead for ClientIo {
             inner.read_some = true;
             inner.tap.feed(new);
             if inner.tap.is_malformed() {
+                this.wire.malformed.store(true, Ordering::Relaxed);
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MALFORMED)));
             }
         }

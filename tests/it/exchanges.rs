@@ -298,6 +298,26 @@ async fn a_short_circuit_reads_a_small_body_and_keeps_the_connection() {
     assert_eq!(origin.count(), 1);
 }
 
+/// wget and many a hand-written client read no answer before they have sent all of their upload.
+#[tokio::test]
+async fn a_refused_upload_may_go_on_until_it_ends_but_not_for_ever() {
+    let origin = Origin::start(|_| limited("60")).await;
+    let holdoff = Holdoff::start("").await;
+    let (mut client, host) = (holdoff.client().await, origin.address());
+    client.get(&format!("http://{host}/")).await;
+    let upload =
+        |length: u64| format!("PUT http://{host}/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
+    let body = vec![b'x'; 16 << 20];
+    client.send(upload(16 << 20)).await;
+    client.send(&body).await;
+    let answer = client.answer("PUT").await;
+    assert_eq!((answer.status, answer.field("connection")), (429, "close"));
+    let mut endless = within("a connection", TcpStream::connect(holdoff.proxy())).await.unwrap();
+    endless.write_all(upload(u64::MAX >> 1).as_bytes()).await.unwrap();
+    within("the end of the connection", async { while endless.write_all(&body[..4096]).await.is_ok() {} }).await;
+    assert_eq!(origin.count(), 1);
+}
+
 #[tokio::test]
 async fn a_short_circuit_comes_before_100_continue() {
     let origin = Origin::start(|_| limited("60")).await;

@@ -40,6 +40,7 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
+use crate::metrics::Metrics;
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{ErrorKind, ProxyError};
 
@@ -162,6 +163,11 @@ impl<B: Send + 'static> Upstreams<B> {
             }
         }
         Ok(())
+    }
+
+    /// Counts the bounds reached in looking up names, for as long as `metrics` is there.
+    pub fn count_with(&self, metrics: &Arc<Metrics>) {
+        self.inner.resolver.count_with(Arc::downgrade(metrics));
     }
 
     /// What the pool holds now.

@@ -755,6 +755,25 @@ async fn rfc9112_7_1_chunk_size_overflow_in_a_request_nor_any_other_malformed_ch
 }
 
 #[tokio::test]
+async fn rfc9112_7_1_chunk_size_overflow_in_a_request_nor_any_other_malformed_chunk_behind_a_head_that_has_passed() {
+    let (host, stage) = host().await;
+    for door in stage.doors() {
+        for body in BAD_CHUNKS.iter().chain(LARGE_SIZES) {
+            let mut client = door.client().await;
+            client.send(door.head("POST", "/", CHUNKED)).await;
+            let mut line = host.accept().await;
+            line.until("\r\n\r\n").await;
+            client.send(format!("{body}\r\n{}", door.head("GET", "/hidden", ""))).await;
+            let answer = client.answer("POST").await;
+            assert_eq!((answer.status, answer.field("connection")), (400, "close"), "{} {body:?}", door.name);
+            assert_eq!(String::from_utf8_lossy(&client.rest().await), "", "{body:?}");
+            let passed = String::from_utf8(rest_of(line).await).unwrap();
+            assert!(!passed.contains("0\r\n") && !passed.contains("hidden"), "{} {body:?} {passed:?}", door.name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn rfc9112_7_1_chunk_size_overflow_in_a_request_is_no_number_of_zeros() {
     let echo = Echo::start().await;
     for door in echo.stage.doors() {

@@ -5,17 +5,17 @@
 //! test.
 
 mod connect;
+mod connections;
+mod destinations;
 mod fields;
+mod framing;
+mod messages;
+mod peer;
 mod semantics;
 mod traps;
 
 use std::fs;
 use std::path::Path;
-
-mod connections;
-mod framing;
-mod messages;
-mod peer;
 
 /// Names of the tests in this directory.
 fn tests() -> Vec<String> {

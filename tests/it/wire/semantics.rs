@@ -11,6 +11,7 @@ use crate::support::host::Host;
 use crate::support::origin::{Origin, Reply, answer, limited, ok};
 use crate::support::sidecar::Holdoff;
 use crate::support::tls::Authority;
+use crate::support::within;
 
 const MOMENT: Duration = Duration::from_millis(150);
 
@@ -262,6 +263,29 @@ async fn rfc9110_7_8_bytes_after_an_upgrade_request_wait_for_the_101() {
 }
 
 #[tokio::test]
+async fn rfc9110_7_8_bytes_after_an_upgrade_request_wait_for_the_101_however_many() {
+    // More than any buffer of ours: what does not fit waits with the client, and none is lost.
+    let early: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let host = Host::start().await;
+    let holdoff = Holdoff::start("").await;
+    let mut client = holdoff.client().await;
+    client.send(ask(host.address, "Connection: Upgrade\r\nUpgrade: websocket\r\n")).await;
+    let mut line = host.accept().await;
+    line.until("\r\n\r\n").await;
+    let sent = early.clone();
+    let sending = tokio::spawn(async move {
+        client.send(&sent).await;
+        client.answer("GET").await
+    });
+    assert!(line.is_silent(MOMENT).await);
+    line.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let mut read = vec![0; early.len()];
+    within("the early bytes", line.stream.read_exact(&mut read)).await.unwrap();
+    assert!(read == early);
+    assert_eq!(sending.await.unwrap().status, 101);
+}
+
+#[tokio::test]
 async fn rfc9110_7_8_unsolicited_101_opens_nothing() {
     let host = Host::start().await;
     let holdoff = Holdoff::start("").await;
@@ -381,6 +405,17 @@ async fn rfc9110_10_1_1_expect() {
     assert_eq!(client.rest().await, b"");
     line.ends().await;
     assert_eq!(line.buffer, b"");
+    // Of several expectations the last one counts, for who sends the 100 and for who waits for it.
+    for (more, asked) in [("Expect: x\r\n", false), ("Expect: x\r\nExpect: 100-continue\r\n", true)] {
+        let echo = Origin::start(|seen| ok(std::str::from_utf8(&seen.body).unwrap())).await;
+        let mut client = holdoff.client().await;
+        client.send(upload(more).replace(&host.address.to_string(), &echo.address().to_string())).await;
+        if asked {
+            assert_eq!(client.answer("PUT").await.status, 100);
+        }
+        client.send("body").await;
+        assert_eq!(client.answer("PUT").await.text(), "body", "{more:?}");
+    }
     // Other expectations are the host's business.
     let origin = Origin::start(|seen| ok(&seen.fields("expect").join("|"))).await;
     let mut client = holdoff.client().await;
