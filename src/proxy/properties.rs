@@ -105,7 +105,7 @@ fn strictly(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (inside, port) = rest.split_once(']')?;
-            (inside.parse::<std::net::Ipv6Addr>().ok()?.to_string(), port)
+            (inside.parse::<std::net::Ipv6Addr>().ok()?.to_canonical().to_string(), port)
         }
         None => {
             let end = authority.find(':').unwrap_or(authority.len());
