@@ -185,6 +185,7 @@ fn said_by(row: &Cooldown) -> String {
     match row.source.as_deref().unwrap_or_default() {
         "retry_after_seconds" => "the host, in seconds".to_owned(),
         "retry_after_date" => "the host, as a date".to_owned(),
+        "grpc_pushback" => "the host, by gRPC".to_owned(),
         "ladder" => format!("holdoff, step {}", row.rate_step),
         "breaker" => format!("holdoff, step {}", row.breaker_step),
         "body_rule" => "a body rule".to_owned(),

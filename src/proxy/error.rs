@@ -7,6 +7,7 @@ use std::fmt;
 use http::StatusCode;
 
 use crate::core::decision::Reason;
+use crate::core::signal::grpc::Code;
 use crate::core::signal::{Failure, Outcome, Signal};
 use crate::metrics::Bound;
 
@@ -187,6 +188,38 @@ kinds! {
 }
 
 impl ErrorKind {
+    /// The status a gRPC client gets. What may go well later, without anybody mending anything, is UNAVAILABLE, which such
+    /// clients retry; RESOURCE_EXHAUSTED means "slow down" only, so that no bound of ours is taken for that.
+    pub const fn grpc(self) -> Code {
+        match self {
+            Self::BadRequest | Self::NotProxyRequest | Self::Internal => Code::Internal,
+            Self::NoRoute | Self::NoTunnel | Self::UnknownScheme => Code::Unimplemented,
+            Self::ClientDenied | Self::DestinationDenied | Self::DestinationPort => Code::PermissionDenied,
+            Self::ProxyAuth => Code::Unauthenticated,
+            Self::RequestTimeout => Code::DeadlineExceeded,
+            Self::RequestTooLarge | Self::UriTooLong | Self::HeadTooLarge => Code::InvalidArgument,
+            Self::RequestBody | Self::ClientGone => Code::Cancelled,
+            Self::Loop | Self::OwnListener => Code::FailedPrecondition,
+            Self::UpstreamCalm => Code::ResourceExhausted,
+            Self::Dns
+            | Self::DnsTimeout
+            | Self::PoolTimeout
+            | Self::Overload
+            | Self::ConnectRefused
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::TlsProtocol
+            | Self::TlsCertificate
+            | Self::Identity
+            | Self::TlsTimeout
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::HeadTimeout
+            | Self::UpstreamBody
+            | Self::BodyTimeout => Code::Unavailable,
+        }
+    }
+
     /// What the error says about the host (SPEC 2.9): faults on our or the client's side say nothing.
     pub fn outcome(self) -> Outcome {
         let failure = match self {

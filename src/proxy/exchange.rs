@@ -1,7 +1,7 @@
 //! One request: admitted by the table, sent, its response read for signals and passed on; or answered here.
 //!
 //! The order matters. The permit is completed at the response head, with one reading of the clock, before a byte of the
-//! response is passed on. If the client leaves, hyper drops the future: the connection to the upstream closes and the
+//! response is passed on; that of a gRPC call that goes well so far waits for the trailers. If the client leaves, hyper drops the future: the connection to the upstream closes and the
 //! dropped permit counts as cancelled.
 
 use std::future::poll_fn;
@@ -24,16 +24,16 @@ use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
 use super::headers::{self, ToUpstream, Trailers, to_client};
+use super::outcome::{self, Pending};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
-use super::target;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::{self, Target};
 use super::wire::Interim;
-use crate::core::classify;
+use crate::core::classify::{self, Reading};
 use crate::core::decision::{Purpose, Reason};
-use crate::core::key::{Key, KeyRef};
+use crate::core::key::KeyRef;
 use crate::core::signal::Outcome;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
@@ -299,18 +299,15 @@ impl Exchange<'_> {
         let reads = self.permit.is_some() || self.would.is_some();
         let reading =
             reads.then(|| classify::response(&host.settings.policy.signals, status, response.headers(), wall));
-        let mut excerpt = None;
-        if let Some(reading) = &reading {
-            host.metrics.reading(reading);
-            if reading.outcome == Outcome::Success {
-                host.metrics.success(wall);
-            }
-            let number = self.complete(reading, status, now);
-            let is_plain = !response.headers().contains_key(CONTENT_ENCODING);
-            if context.shared.settings.log.error_body && is_plain {
-                excerpt = Excerpt::new(self.entry, number);
-            }
-        }
+        let mark = host.settings.answer.annotate.then(|| {
+            let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
+            let is_open = reading.as_ref().is_some_and(Reading::awaits_trailers);
+            synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
+        });
+        let (pending, excerpt) = match reading {
+            Some(reading) => self.decide(reading, &response, now, wall),
+            None => (None, None),
+        };
         record.forwarded(excerpt);
         record.answered(status.as_u16());
         let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
@@ -321,9 +318,8 @@ impl Exchange<'_> {
         if let Some(mapping) = mapping {
             mapping.map_back(&mut parts.headers);
         }
-        if host.settings.answer.annotate {
-            let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
-            parts.headers.insert(synthetic::HOLDOFF, synthetic::annotate(self.entry.key(), outcome, self.would));
+        if let Some(mark) = mark {
+            parts.headers.insert(synthetic::HOLDOFF, mark);
         }
         parts.version = self.shape.version;
         if let (Some(upgrade), Some(place)) = (upgrade, place.tunnel) {
@@ -341,35 +337,39 @@ impl Exchange<'_> {
         if self.shape.version < Version::HTTP_11 && body.size_hint().exact().is_none() {
             client.wire.set_until_close();
         }
-        Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record))
+        Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record, pending))
     }
 
-    /// Completes the permit at the response head. The number is that of the error line, 0 when there is none.
-    fn complete(&mut self, reading: &classify::Reading, status: StatusCode, now: Instant) -> u64 {
-        let Some(permit) = self.permit.take() else { return 0 };
-        let line = match &reading.outcome {
-            Outcome::Signal(_) | Outcome::Failing(_) => Some(self.line(reading, status)),
-            _ => None,
-        };
-        let number = permit.complete(&reading.outcome, Some(status.as_u16()), line.as_deref(), now, clock::draw());
-        if line.is_some() { number } else { 0 }
-    }
-
-    /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10)
-    fn line(&self, reading: &classify::Reading, status: StatusCode) -> String {
-        let host = target::authority(self.entry.key());
-        match reading.hint_seen {
-            Some(hint) => {
-                let secs = hint.wait.as_secs().saturating_add(u64::from(hint.wait.subsec_nanos() > 0));
-                format!("HTTP {} from {host} (retry_after={secs}s)", status.as_u16())
+    /// Completes the permit at the response head, or keeps it for the end of the body.
+    fn decide<B: Body>(
+        &mut self,
+        reading: Reading,
+        response: &Response<B>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> (Option<Box<Pending>>, Option<Excerpt>) {
+        let (headers, permit) = (response.headers(), self.permit.take());
+        let is_shown = self.client.context.shared.settings.log.error_body;
+        if reading.awaits_trailers() {
+            let mut pending = Pending::new(self.entry, permit, reading, now, is_shown);
+            if response.body().is_end_stream() {
+                pending.decide(None);
             }
-            None => format!("HTTP {} from {host}", status.as_u16()),
+            return (Some(Box::new(pending)), None);
         }
+        let number = outcome::complete(self.entry, permit, &reading, now, wall);
+        let mut excerpt = None;
+        if is_shown && reading.grpc_code().is_some() {
+            outcome::keep_message(self.entry, number, headers);
+        } else if is_shown && !headers.contains_key(CONTENT_ENCODING) {
+            excerpt = Excerpt::new(self.entry, number);
+        }
+        (None, excerpt)
     }
 
     fn fail(&mut self, error: &ProxyError, now: Instant) {
         if let Some(permit) = self.permit.take() {
-            complete_failed(permit, error, self.entry.key(), now);
+            outcome::complete_failed(permit, error, self.entry.key(), now);
         }
     }
 }
@@ -377,14 +377,6 @@ impl Exchange<'_> {
 /// Waits until it turns out that the upstream never comes to its answer.
 async fn flooded(client: &Client) {
     poll_fn(|_| if client.wire.is_flooded() { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-/// Completes a permit with an error. What says nothing about the host is as if nothing had been sent.
-pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, key: &Key, now: Instant) {
-    let outcome = error.kind().outcome();
-    let line = format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = matches!(outcome, Outcome::Failing(_) | Outcome::Signal(_)).then_some(line.as_str());
-    permit.complete(&outcome, None, line, now, clock::draw());
 }
 
 /// Answers a request that will not be sent, with an error.

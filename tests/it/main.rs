@@ -21,6 +21,7 @@ mod exec;
 mod failures;
 mod forward;
 mod fuzzed;
+mod grpc;
 mod identity;
 mod layers;
 mod lifecycle;

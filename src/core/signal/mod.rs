@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::decision::{Reason, Source};
 
 pub mod date;
+pub mod grpc;
 pub mod retry_after;
 
 /// The most bytes kept of a signal as it was received.
@@ -20,16 +21,22 @@ pub const MAX_WAIT: Duration = Duration::from_secs(1 << 31);
 pub enum Field {
     /// `Retry-After`
     RetryAfter,
+    /// `grpc-status`
+    GrpcStatus,
+    /// `grpc-retry-pushback-ms`
+    GrpcRetryPushback,
 }
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 1] = [Self::RetryAfter];
+    pub const ALL: [Self; 3] = [Self::RetryAfter, Self::GrpcStatus, Self::GrpcRetryPushback];
 
     /// The word used in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RetryAfter => "retry_after",
+            Self::GrpcStatus => "grpc_status",
+            Self::GrpcRetryPushback => "grpc_retry_pushback_ms",
         }
     }
 }
@@ -224,7 +231,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_logs_and_metrics() {
-        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after"]);
+        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after", "grpc_status", "grpc_retry_pushback_ms"]);
         assert_eq!(
             Cause::ALL.map(Cause::as_str),
             ["malformed", "negative", "empty", "fraction", "too_long", "too_many", "duplicate", "saturated"]
