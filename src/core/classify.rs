@@ -28,6 +28,15 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// What the response means when another holdoff made it (SPEC 2.13): its hint only, and nothing without one.
+    pub fn relayed(mut self) -> Self {
+        self.outcome = match self.outcome {
+            Outcome::Signal(signal) if signal.hint.is_some() => Outcome::Relayed(signal),
+            _ => Outcome::Neutral,
+        };
+        self
+    }
+
     /// What was odd or could not be read, by field; each pair at most once.
     pub fn errors(&self) -> impl Iterator<Item = (Field, Cause)> {
         self.retry_after.iter().map(|cause| (Field::RetryAfter, cause))
@@ -143,6 +152,22 @@ mod tests {
         assert_eq!(outcome(&rules, 429, None), signal(Reason::RateLimited, None, None));
         assert_eq!(outcome(&rules, 429, Some("120")), signal(Reason::RateLimited, Some(120), Some("Retry-After: 120")));
         assert_eq!(outcome(&rules, 429, Some("soon")), signal(Reason::RateLimited, None, Some("Retry-After: soon")));
+    }
+
+    #[test]
+    fn of_what_another_holdoff_says_only_the_hint_counts() {
+        let relayed = |rules: &SignalRules, status: u16, retry_after: Option<&str>| {
+            let headers = headers(&retry_after.map(|value| (RETRY_AFTER, value)).into_iter().collect::<Vec<_>>());
+            response(rules, StatusCode::from_u16(status).unwrap(), &headers, WALL).relayed().outcome
+        };
+        let rules = SignalRules::default();
+        let Outcome::Signal(inner) = signal(Reason::RateLimited, Some(9), Some("Retry-After: 9")) else { panic!() };
+        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::Relayed(inner));
+        for (status, retry_after) in [(429, None), (429, Some("soon")), (503, None), (502, None), (504, Some("9"))] {
+            assert_eq!(relayed(&rules, status, retry_after), Outcome::Neutral, "{status} {retry_after:?}");
+        }
+        let untrusted = SignalRules { trust_hints: false, ..SignalRules::default() };
+        assert_eq!(relayed(&untrusted, 429, Some("9")), Outcome::Neutral);
     }
 
     #[test]

@@ -199,6 +199,31 @@ impl<X: Send + Sync + 'static> Entry<X> {
         }
     }
 
+    /// The refusal that [`super::Table::admit`] would give now, without taking a permit, changing or counting anything: where
+    /// several keys are asked, all are asked before one lets pass.
+    pub fn refusal(&self, purpose: Purpose, now: Instant) -> Option<NotUntil> {
+        match self.glance(now) {
+            Glance::Evicted | Glance::Off | Glance::Clear { .. } => return None,
+            Glance::Refused(mode, refusal) => return (mode == Mode::Enforce).then_some(refusal),
+            Glance::Locked => {}
+        }
+        let inner = self.lock_kept()?;
+        let frozen = inner.machine.summary().frozen_until.filter(|until| now < *until);
+        let asked = inner.machine.clone().admit(&inner.policy, purpose, now, &mut Events::default());
+        match (asked, frozen) {
+            (Decision::ShortCircuit(refusal), _) if inner.policy.mode == Mode::Enforce => Some(refusal),
+            (Decision::ShortCircuit(refusal), Some(until)) => {
+                Some(NotUntil { until, wait: until.saturating_since(now), reason: Reason::Manual, ..refusal })
+            }
+            _ => None,
+        }
+    }
+
+    /// Counts a request that was not sent for a [`Entry::refusal`] of this key.
+    pub fn count_short_circuit(&self) {
+        self.counters.count_short_circuit();
+    }
+
     /// Asks before something is sent, by an entry that the caller keeps. An ordinary admission costs no write to shared
     /// memory. `None`: the key was evicted; ask the table.
     pub fn admit_free(self: &Arc<Self>, purpose: Purpose, now: Instant) -> Option<Quick<X>> {
@@ -320,7 +345,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             let Some(admission) = inner.admission_of(&claim) else { return Ok(0) };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.observe(policy, admission, outcome, now, draw, &mut events);
-            if matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_)) {
+            if matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_)) {
                 self.counters.end_row();
             }
             self.publish(&mut inner);
@@ -348,7 +373,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 !word.owes_success() || epoch.is_some_and(|epoch| epoch != word.epoch())
             }
             Outcome::Answered | Outcome::Neutral => true,
-            Outcome::Signal(_) | Outcome::Failing(_) => false,
+            Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_) => false,
         }
     }
 
