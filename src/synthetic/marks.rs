@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn the_key_of_a_mark_is_read_from_our_own_kind_of_field() {
         let key = |holdoff| mark(&marked(&["next; error=x"], holdoff)).unwrap().key;
-        let ours = "short-circuit; reason=rate_limited; until=\"2026-11-20T10:00:00Z\"; key=\"https://peer.example:443\"";
+        let ours =
+            "short-circuit; reason=rate_limited; until=\"2026-11-20T10:00:00Z\"; key=\"https://peer.example:443\"";
         assert_eq!(key(Some(ours)).as_deref(), Some("https://peer.example:443"));
         assert_eq!(key(Some("short-circuit; key=peer")), None);
         assert_eq!(key(Some("\"")), None);
