@@ -16,7 +16,7 @@ use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
     Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Upstream,
+    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
 };
 use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
@@ -268,7 +268,7 @@ fn built_in() -> HostSettings {
     HostSettings {
         policy: Arc::new(Policy::default()),
         answer: Answer::default(),
-        tls: tls::built_in(),
+        tls: Tls::default(),
         timeouts: Timeouts {
             connect: seconds(10),
             tls: seconds(10),

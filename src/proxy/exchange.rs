@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::admission::{self, Admitted, Hop, Pass, Word};
 use super::answers::{self, Facts};
 use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
@@ -27,18 +28,17 @@ use super::headers::{self, ToUpstream, Trailers, to_client};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
-use super::target;
 use super::tunnel::{Far, Tunnel};
-use super::upstream::{self, Target};
+use super::upstream::{self, Target, Through};
 use super::wire::Interim;
 use crate::core::classify;
 use crate::core::decision::{Purpose, Reason};
-use crate::core::key::{Key, KeyRef};
+use crate::core::key::KeyRef;
 use crate::core::signal::Outcome;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
-use crate::synthetic;
-use crate::table::{Entry, Permit, Verdict, clock};
+use crate::synthetic::{self, PROXY_STATUS};
+use crate::table::{Entry, Permit, clock};
 
 /// How long a client may take for the rest of a body behind which a local answer waits.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -112,24 +112,18 @@ pub(super) async fn run(
             return refuse(client, request, &error, record).await;
         }
     };
-    let (entry, verdict) = context.shared.table.admit(&to.key, Purpose::Request, arrived);
-    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let metrics = &entry.attached().metrics;
-    let (permit, would) = match verdict {
-        Verdict::Forward(permit) => (Some(permit), None),
-        Verdict::Pass => (None, None),
-        Verdict::WouldHave(refusal) => {
-            metrics.would_have(refusal.reason);
-            (None, Some(refusal.reason))
-        }
-        Verdict::ShortCircuit(refusal) => {
+    let Pass { entry, permit, would, hop } = match admission::admit(context, &to.key, Purpose::Request, arrived) {
+        Admitted::Pass(pass) => pass,
+        Admitted::Refused(entry, refusal) => {
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
             record.short_circuited(refusal.reason);
             let keep = drain(client, request.into_body(), shape.expects).await;
             let answer = answers::short_circuit(&context.shared, &entry, &refusal, &shape.facts);
             return local(client, answer, shape.version, keep, record);
         }
     };
-    let exchange = Exchange { client, entry: &entry, permit, would, shape, arrived };
+    let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let exchange = Exchange { client, entry: &entry, permit, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
 }
 
@@ -164,6 +158,7 @@ struct Exchange<'a> {
     client: &'a Client,
     entry: &'a Arc<Entry<Host>>,
     permit: Option<Permit<Host>>,
+    hop: Option<Hop>,
     would: Option<Reason>,
     shape: Shape,
     arrived: Instant,
@@ -202,8 +197,7 @@ impl Exchange<'_> {
             }
             Err(error) => {
                 record.failed(&context.shared, error.kind());
-                self.fail(&error, now);
-                let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+                let answer = self.fail(&error, now);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
             }
         }
@@ -290,27 +284,32 @@ impl Exchange<'_> {
                 "the upstream switched to a protocol that the client has not offered",
             );
             record.failed(&context.shared, error.kind());
-            self.fail(&error, now);
-            let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+            let answer = self.fail(&error, now);
             return local(client, answer, self.shape.version, client.wire.body_is_read(), record);
         }
         let wall = clock::wall();
+        let word = self.word(&mut response, now);
         // Mode off neither reads nor feeds.
         let reads = self.permit.is_some() || self.would.is_some();
-        let reading =
-            reads.then(|| classify::response(&host.settings.policy.signals, status, response.headers(), wall));
-        let mut excerpt = None;
+        let reading = (reads && !matches!(word, Word::Parent(..))).then(|| {
+            let reading = classify::response(&host.settings.policy.signals, status, response.headers(), wall);
+            if matches!(word, Word::Relayed) { reading.relayed() } else { reading }
+        });
+        let mut noted = None;
         if let Some(reading) = &reading {
             host.metrics.reading(reading);
             if reading.outcome == Outcome::Success {
                 host.metrics.success(wall);
             }
-            let number = self.complete(reading, status, now);
-            let is_plain = !response.headers().contains_key(CONTENT_ENCODING);
-            if context.shared.settings.log.error_body && is_plain {
-                excerpt = Excerpt::new(self.entry, number);
-            }
+            let permit = self.permit.take();
+            let number = permit.map_or(0, |permit| admission::complete(permit, reading, self.entry.key(), now));
+            noted = Some((Arc::clone(self.entry), number));
+        } else if let Word::Parent(parent, number) = word {
+            noted = Some((parent, number));
         }
+        let is_plain = !response.headers().contains_key(CONTENT_ENCODING);
+        let takes_excerpt = context.shared.settings.log.error_body && is_plain;
+        let excerpt = noted.filter(|_| takes_excerpt).and_then(|(entry, number)| Excerpt::new(&entry, number));
         record.forwarded(excerpt);
         record.answered(status.as_u16());
         let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
@@ -344,47 +343,41 @@ impl Exchange<'_> {
         Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record))
     }
 
-    /// Completes the permit at the response head. The number is that of the error line, 0 when there is none.
-    fn complete(&mut self, reading: &classify::Reading, status: StatusCode, now: Instant) -> u64 {
-        let Some(permit) = self.permit.take() else { return 0 };
-        let line = match &reading.outcome {
-            Outcome::Signal(_) | Outcome::Failing(_) => Some(self.line(reading, status)),
-            _ => None,
+    /// Whose word an answer is. A mark that nobody vouches for is taken off (SPEC 2.13).
+    fn word(&mut self, response: &mut Response<upstream::ResponseBody<RequestBody>>, now: Instant) -> Word {
+        let through = response.extensions_mut().remove::<Through>();
+        let key = self.entry.key();
+        let word = match &mut self.hop {
+            Some(hop) => hop.answered(through, (response.status(), response.headers()), key, now),
+            None => Word::Host,
         };
-        let number = permit.complete(&reading.outcome, Some(status.as_u16()), line.as_deref(), now, clock::draw());
-        if line.is_some() { number } else { 0 }
+        if !matches!(word, Word::Host) || through == Some(Through::Forward) {
+            return word;
+        }
+        let trusted = &self.client.context.shared.settings.upstream.trusted_holdoffs;
+        if !response.headers().contains_key(PROXY_STATUS) {
+            return Word::Host;
+        }
+        if !trusted.iter().any(|pattern| pattern.matches(&key.as_ref())) {
+            synthetic::strip_foreign_mark(response.headers_mut());
+            return Word::Host;
+        }
+        if synthetic::mark(response.headers()).is_some() { Word::Relayed } else { Word::Host }
     }
 
-    /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10)
-    fn line(&self, reading: &classify::Reading, status: StatusCode) -> String {
-        let host = target::authority(self.entry.key());
-        match reading.hint_seen {
-            Some(hint) => {
-                let secs = hint.wait.as_secs().saturating_add(u64::from(hint.wait.subsec_nanos() > 0));
-                format!("HTTP {} from {host} (retry_after={secs}s)", status.as_u16())
-            }
-            None => format!("HTTP {} from {host}", status.as_u16()),
-        }
-    }
-
-    fn fail(&mut self, error: &ProxyError, now: Instant) {
-        if let Some(permit) = self.permit.take() {
-            complete_failed(permit, error, self.entry.key(), now);
-        }
+    /// Tells the keys of an error, and the client.
+    fn fail(&mut self, error: &ProxyError, now: Instant) -> Response<Bytes> {
+        let key = self.entry.key();
+        admission::failed(self.permit.take(), self.hop.as_mut(), error, key, now);
+        let about = admission::key_of(error, self.hop.as_ref(), key);
+        let wait = admission::named_wait(error, self.hop.as_ref());
+        answers::error_until(&self.client.context.shared, error, Some(about), &self.shape.facts, wait)
     }
 }
 
 /// Waits until it turns out that the upstream never comes to its answer.
 async fn flooded(client: &Client) {
     poll_fn(|_| if client.wire.is_flooded() { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-/// Completes a permit with an error. What says nothing about the host is as if nothing had been sent.
-pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, key: &Key, now: Instant) {
-    let outcome = error.kind().outcome();
-    let line = format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = matches!(outcome, Outcome::Failing(_) | Outcome::Signal(_)).then_some(line.as_str());
-    permit.complete(&outcome, None, line, now, clock::draw());
 }
 
 /// Answers a request that will not be sent, with an error.

@@ -6,7 +6,8 @@
 //!    from; `wire` and `tap` do for it what hyper's server cannot.
 //! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
 //!    request target, `auth` the proxy credentials.
-//! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
+//! 4. `exchange`: one request is admitted by the table (`admission`), sent, and its response read for signals; or answered
+//!    here.
 //!    `headers` and `body` are what passes, `record` what is counted and logged of it. `connect` and `tunnel` do the same
 //!    for CONNECT.
 //! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
@@ -19,6 +20,7 @@ pub mod listener;
 pub mod shared;
 pub mod upstream;
 
+mod admission;
 mod answers;
 mod auth;
 mod body;

@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -198,6 +200,37 @@ pub(super) async fn await_head<F: Future>(
             },
         }
     }
+}
+
+/// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
+/// for.
+pub(super) fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
+    let refuse = |why: &'static str| Err(ProxyError::new(ErrorKind::UpstreamProtocol, why));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
+        return refuse("a response with status 101 to a request without `Upgrade`");
+    }
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
+        return refuse("a response with several values of `Content-Length`");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if length.is_some() {
+        return refuse("a response with both `Content-Length` and `Transfer-Encoding`");
+    }
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return refuse("a response with a `Transfer-Encoding` other than `chunked`");
+    }
+    Ok(())
+}
+
+/// Whether the upstream ends the connection behind the response.
+pub(super) fn says_close(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| {
+        value.as_bytes().split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
 }
 
 /// Whether the upstream says that it has not looked at the request, so that it may be sent again whatever its method

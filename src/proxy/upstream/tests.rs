@@ -89,6 +89,8 @@ fn settings() -> settings::Upstream {
         dns_timeout: LONG,
         platform_roots: false,
         ca_files: Vec::new(),
+        parents: settings::Parents::default(),
+        trusted_holdoffs: Vec::new(),
     }
 }
 
