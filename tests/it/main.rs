@@ -24,6 +24,7 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod parent;
 mod reverse;
 mod storm;
 mod support;

@@ -7,6 +7,7 @@ use std::time::Duration;
 pub mod client;
 pub mod host;
 pub mod origin;
+pub mod parent;
 pub mod program;
 pub mod sidecar;
 pub mod tls;
