@@ -208,6 +208,8 @@ impl Hop {
                 self.complete(&Outcome::Answered, now);
                 of_kind
             }
+            // Our own credentials are nothing it can help.
+            Some(AtParent::Answered { .. }) if error.kind() == ErrorKind::ParentAuth => Outcome::Neutral,
             Some(AtParent::Answered { status, headers }) => self.refused(*status, headers, of_kind, key, now),
             // Whatever went wrong did so behind the parent; but what says nothing of the host may have come before it.
             None if of_kind != Outcome::Neutral => {
@@ -241,8 +243,6 @@ impl Hop {
                 let _ = self.learn(&reading, now);
                 Outcome::Neutral
             }
-            // Our own credentials are nothing it can help.
-            _ if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => Outcome::Neutral,
             _ => {
                 self.complete(&Outcome::Answered, now);
                 if mark.is_some() { Outcome::Neutral } else { of_kind }

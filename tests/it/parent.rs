@@ -295,6 +295,7 @@ async fn a_parent_that_cannot_be_reached_fails_at_its_own_key() {
 async fn what_a_parent_answers_to_connect_is_told_apart() {
     for (status, got, kind, host, hop) in [
         (407, 502, "parent_auth", "clear", "clear"),
+        (401, 502, "parent_auth", "clear", "clear"),
         (403, 502, "parent_refused", "clear", "clear"),
         (502, 502, "connect_failed", "cooling", "clear"),
         (503, 502, "connect_failed", "cooling", "clear"),

@@ -216,7 +216,8 @@ impl Parent {
     /// What a parent says instead of opening a tunnel.
     fn refused(&self, status: StatusCode, headers: HeaderMap) -> ProxyError {
         let kind = match status {
-            StatusCode::PROXY_AUTHENTICATION_REQUIRED => ErrorKind::ParentAuth,
+            // Some say 401; there is nobody else who could.
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => ErrorKind::ParentAuth,
             StatusCode::TOO_MANY_REQUESTS => ErrorKind::ParentLimited,
             StatusCode::SERVICE_UNAVAILABLE if headers.contains_key(http::header::RETRY_AFTER) => {
                 ErrorKind::ParentUnavailable
