@@ -47,12 +47,22 @@ pub fn mark(headers: &HeaderMap) -> Option<Mark> {
     Some(Mark { key })
 }
 
-/// Removes the mark of another holdoff that is not believed: `Holdoff`, and the members of `Proxy-Status` with an `error`
-/// beside it. Without `Holdoff` the members are other proxies' and pass.
+/// Removes the mark of another holdoff that is not believed: `Holdoff`, and beside it the member of `Proxy-Status` that
+/// says who made the answer. Without `Holdoff` that is another proxy's, and passes.
 pub fn strip_foreign_mark(headers: &mut HeaderMap) {
-    if headers.remove(HOLDOFF).is_some() {
-        keep_members(headers, |member| !member.has_error);
+    let is_marked = mark(headers).is_some();
+    if headers.remove(HOLDOFF).is_none() || !is_marked {
+        return;
     }
+    let (mut members, mut at) = (0_usize, 0_usize);
+    keep_members(headers, |_| {
+        members = members.saturating_add(1);
+        true
+    });
+    keep_members(headers, |_| {
+        at = at.saturating_add(1);
+        at < members
+    });
 }
 
 /// Removes what claims to be a mark of ours: `Holdoff` wholly, and the members of `Proxy-Status` with our `name`, whether
@@ -61,21 +71,16 @@ pub fn strip_foreign_mark(headers: &mut HeaderMap) {
 pub fn strip_marks(headers: &mut HeaderMap, name: &str) {
     headers.remove(HOLDOFF);
     let name = shown(name);
-    keep_members(headers, |member| !member.name.eq_ignore_ascii_case(&name));
+    keep_members(headers, |member| !member.eq_ignore_ascii_case(&name));
 }
 
-/// A member of `Proxy-Status`.
-struct Member {
-    name: String,
-    has_error: bool,
-}
-
-fn keep_members(headers: &mut HeaderMap, keep: impl Fn(&Member) -> bool) {
+/// Removes the members of `Proxy-Status` that are not to be kept, by their names.
+fn keep_members(headers: &mut HeaderMap, mut keep: impl FnMut(&str) -> bool) {
     if !headers.contains_key(PROXY_STATUS) {
         return;
     }
     let Entry::Occupied(entry) = headers.entry(PROXY_STATUS) else { return };
-    let kept: Option<Vec<Option<HeaderValue>>> = entry.iter().map(|value| members_of(value, &keep)).collect();
+    let kept: Option<Vec<Option<HeaderValue>>> = entry.iter().map(|value| members_of(value, &mut keep)).collect();
     entry.remove_entry_mult();
     for value in kept.into_iter().flatten().flatten() {
         headers.append(PROXY_STATUS, value);
@@ -84,17 +89,16 @@ fn keep_members(headers: &mut HeaderMap, keep: impl Fn(&Member) -> bool) {
 
 /// The value of one `Proxy-Status` field with the members that are kept: `None` where it is malformed, `Some(None)` where
 /// nothing is left.
-fn members_of(value: &HeaderValue, keep: &impl Fn(&Member) -> bool) -> Option<Option<HeaderValue>> {
+fn members_of(value: &HeaderValue, keep: &mut impl FnMut(&str) -> bool) -> Option<Option<HeaderValue>> {
     let mut scanner = Scanner { rest: value.as_bytes() };
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut is_changed = false;
     scanner.skip(b" \t");
     while !scanner.rest.is_empty() {
         let start = scanner.rest;
-        let mut has_error = false;
-        let name = scanner.member_with(|key, _| has_error |= key == b"error")?;
+        let name = scanner.member_with(|_, _| {})?;
         let member = start.get(..start.len().checked_sub(scanner.rest.len())?)?;
-        if keep(&Member { name, has_error }) {
+        if keep(&name) {
             kept.push(member);
         } else {
             is_changed = true;
