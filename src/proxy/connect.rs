@@ -85,7 +85,7 @@ pub(super) async fn run(
             response
         }
         Err(error) => {
-            record.failed(&context.shared, error.kind());
+            record.failed(&context.shared, &error);
             admission::failed(permit, hop.as_mut(), &error, entry.key(), now);
             let about = admission::key_of(&error, hop.as_ref(), entry.key());
             let wait = admission::named_wait(&error, hop.as_ref());

@@ -196,7 +196,7 @@ impl Exchange<'_> {
                 self.deliver(response, mapping, place, record, now)
             }
             Err(error) => {
-                record.failed(&context.shared, error.kind());
+                record.failed(&context.shared, &error);
                 let answer = self.fail(&error, now);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
             }
@@ -283,7 +283,7 @@ impl Exchange<'_> {
                 ErrorKind::UpstreamProtocol,
                 "the upstream switched to a protocol that the client has not offered",
             );
-            record.failed(&context.shared, error.kind());
+            record.failed(&context.shared, &error);
             let answer = self.fail(&error, now);
             return local(client, answer, self.shape.version, client.wire.body_is_read(), record);
         }
@@ -388,7 +388,7 @@ pub(super) async fn refuse(
     mut record: Record,
 ) -> Response<ResponseBody> {
     let shape = Shape::of(&request);
-    record.failed(&client.context.shared, error.kind());
+    record.failed(&client.context.shared, error);
     // A head that can be read in two ways says nothing reliable about where its body ends; and what follows a CONNECT may
     // be meant for the tunnel (RFC 9931 §6).
     let keep = if error.kind() == ErrorKind::BadRequest || request.method() == Method::CONNECT {
@@ -436,6 +436,7 @@ pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> boo
         false
     } else {
         tokio::time::timeout(DRAIN_TIME, read_off(body, most)).await.unwrap_or(false)
+            && !client.wire.body_is_malformed()
     };
     if !ended && !expects {
         context.shared.metrics.bound_reached(Bound::DrainBody);

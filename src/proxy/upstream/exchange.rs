@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -20,7 +22,12 @@ use tokio::time::{Instant, Sleep};
 
 use super::pool::{Connection, Lease};
 use super::tls;
+use crate::core::key::{Key, Scheme};
+use crate::metrics::Bound;
+use crate::proxy::backpressure::Backpressure;
 use crate::proxy::error::{ErrorKind, ProxyError};
+use crate::proxy::framing;
+use crate::proxy::target::authority;
 
 /// A connection.
 pub(super) enum Line<B> {
@@ -35,6 +42,7 @@ pub(super) struct Http1<B> {
     pub(super) sender: http1::SendRequest<Outgoing<B>>,
     pub(super) task: AbortHandle,
     pub(super) in_order: bool,
+    pub(super) pressure: Arc<Backpressure>,
 }
 
 impl<B: Send + 'static> Connection for Line<B> {
@@ -87,6 +95,8 @@ pub(super) struct Outgoing<B> {
     /// `None`: empty, and kept for another attempt.
     body: Option<B>,
     watch: Option<Arc<Watch>>,
+    /// `None`: HTTP/2 has its own.
+    pressure: Option<Arc<Backpressure>>,
 }
 
 /// What is known of a request body on its way.
@@ -105,17 +115,17 @@ struct Watched {
 
 impl<B: Body> Outgoing<B> {
     /// Watches `body` if there is anything to watch.
-    pub(super) fn new(body: B) -> (Self, Option<Arc<Watch>>) {
+    pub(super) fn new(body: B, pressure: Option<&Arc<Backpressure>>) -> (Self, Option<Arc<Watch>>) {
         let watch = (!body.is_end_stream()).then(|| {
             let state = Watched { failed: false, starved: false, moved: Instant::now() };
             Arc::new(Watch { state: Mutex::new(state) })
         });
-        (Self { body: Some(body), watch: watch.clone() }, watch)
+        (Self { body: Some(body), watch: watch.clone(), pressure: pressure.cloned() }, watch)
     }
 
     /// Stands for an empty body.
     pub(super) const fn empty() -> Self {
-        Self { body: None, watch: None }
+        Self { body: None, watch: None, pressure: None }
     }
 
     pub(super) fn into_inner(self) -> Option<B> {
@@ -158,10 +168,16 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.pressure.as_ref().is_some_and(|pressure| pressure.holds(cx)) {
+            return Poll::Pending;
+        }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         if let Some(watch) = &self.watch {
             watch.note(polled.is_pending(), matches!(polled, Poll::Ready(Some(Err(_)))));
+        }
+        if let (Poll::Ready(Some(Ok(frame))), Some(pressure)) = (&polled, &self.pressure) {
+            pressure.take(frame.data_ref().map_or(0, Bytes::len));
         }
         polled
     }
@@ -202,6 +218,28 @@ pub(super) async fn await_head<F: Future>(
     }
 }
 
+/// A request's head as HTTP/2 has it: a whole URL, no fields of the connection (RFC 9113 §8.2.2, §8.3.1).
+pub(super) fn stream_head(parts: &Parts, key: &Key) -> Request<()> {
+    let mut request = Request::new(());
+    let mut headers = parts.headers.clone();
+    headers.remove(CONNECTION);
+    let host = headers.remove(HOST);
+    let authority = host
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+        .or_else(|| Authority::try_from(authority(key)).ok());
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if key.scheme() == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    uri.authority = authority;
+    uri.path_and_query = parts.uri.path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(uri) {
+        *request.uri_mut() = uri;
+    }
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = headers;
+    *request.version_mut() = Version::HTTP_2;
+    request
+}
+
 /// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
 /// for.
 pub(super) fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
@@ -215,6 +253,10 @@ pub(super) fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Resu
     if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
         return refuse("a response with several values of `Content-Length`");
     }
+    // hyper reads it only where there is a body.
+    if length.is_some_and(|length| !is_length(length.as_bytes())) {
+        return refuse("a response with a `Content-Length` that is no length");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
     if length.is_some() {
@@ -224,6 +266,11 @@ pub(super) fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Resu
         return refuse("a response with a `Transfer-Encoding` other than `chunked`");
     }
     Ok(())
+}
+
+fn is_length(value: &[u8]) -> bool {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// Whether the upstream ends the connection behind the response.
@@ -259,7 +306,7 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
     if watch.is_some_and(Watch::failed) || error.is_body_write_aborted() {
         // The caller's body may have said itself what is wrong.
         return match find::<ProxyError>(error) {
-            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()),
+            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()).at(own.bound()),
             None => ProxyError::new(ErrorKind::RequestBody, "the request body broke off"),
         };
     }
@@ -278,7 +325,9 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
         _ => error,
     };
     if cause.is_parse() {
-        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"));
+        let bound = cause.is_parse_too_large().then_some(Bound::UpstreamHead);
+        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"))
+            .at(bound);
     }
     if cause.is_incomplete_message() || cause.is_canceled() || cause.is_closed() {
         return ProxyError::new(ErrorKind::UpstreamReset, "the upstream closed the connection before a response head");
@@ -333,10 +382,10 @@ impl<B: Send + 'static> ResponseBody<B> {
         }
     }
 
-    fn fail(&mut self, kind: ErrorKind, detail: String) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+    fn fail(&mut self, error: ProxyError) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         self.failed = true;
         self.lease = None;
-        Poll::Ready(Some(Err(ProxyError::new(kind, detail))))
+        Poll::Ready(Some(Err(error)))
     }
 
     /// Whether nothing has come for too long.
@@ -366,7 +415,8 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.timer_runs = false;
-                if self.incoming.is_end_stream() {
+                // Nobody asks for more behind trailers.
+                if self.incoming.is_end_stream() || frame.is_trailers() {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -376,7 +426,7 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
                     Some(cause) => format!("the response body broke off: {cause}"),
                     None => format!("the response body broke off: {error}"),
                 };
-                self.fail(ErrorKind::UpstreamBody, detail)
+                self.fail(ProxyError::new(ErrorKind::UpstreamBody, detail).at(framing::bound(&error)))
             }
             Poll::Ready(None) => {
                 self.finish();
@@ -384,7 +434,7 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
             }
             Poll::Pending => match self.poll_idle(cx) {
                 Poll::Ready(()) => {
-                    self.fail(ErrorKind::BodyTimeout, "no piece of the response body for too long".to_owned())
+                    self.fail(ProxyError::new(ErrorKind::BodyTimeout, "no piece of the response body for too long"))
                 }
                 Poll::Pending => Poll::Pending,
             },

@@ -34,10 +34,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::UPGRADE;
 use http::request::Parts;
-use http::uri::Authority;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -45,7 +44,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::exchange::{HeadLate, Http1, Line, Outgoing, Watch, await_head, check_head, says_close};
+use self::exchange::{HeadLate, Http1, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
 use self::link::Hop;
 use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
@@ -54,9 +53,9 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, KeyRef, Scheme};
+use crate::metrics::Metrics;
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
-use crate::proxy::target::authority;
 
 pub use self::exchange::ResponseBody;
 pub use self::link::Link;
@@ -150,6 +149,8 @@ impl<B: Send + 'static> Upstreams<B> {
         let mut http1 = http1::Builder::new();
         http1
             .preserve_header_case(true)
+            // White space between a name and its colon is for a proxy to remove (RFC 9112 §5.1).
+            .allow_spaces_after_header_name_in_responses(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(READ_BUFFER.max(limits.max_header_bytes));
         if limits.max_header_fields != HYPER_MAX_FIELDS {
@@ -203,6 +204,11 @@ impl<B: Send + 'static> Upstreams<B> {
             }
         }
         Ok(())
+    }
+
+    /// Counts the bounds reached in looking up names, for as long as `metrics` is there.
+    pub fn count_with(&self, metrics: &Arc<Metrics>) {
+        self.inner.resolver.count_with(Arc::downgrade(metrics));
     }
 
     /// What the pool holds now.
@@ -343,7 +349,8 @@ where
                 }
             }
         };
-        inner.open(to, hop, host, slot).await.map(|lease| (lease, false))
+        // Boxed: seldom needed, and large.
+        Box::pin(inner.open(to, hop, host, slot)).await.map(|lease| (lease, false))
     }
 }
 
@@ -412,7 +419,9 @@ where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.sweep();
-        let handshake = self.http1.handshake(TokioIo::new(Patient::new(stream)));
+        let stream = Patient::new(stream);
+        let pressure = stream.pressure();
+        let handshake = self.http1.handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
@@ -421,7 +430,7 @@ where
             }
             drop(slot);
         });
-        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false })))
+        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false, pressure })))
     }
 
     async fn start_http2<T>(
@@ -525,7 +534,7 @@ where
 {
     *request.version_mut() = Version::HTTP_11;
     let (parts, body) = request.into_parts();
-    let (body, watch) = Outgoing::new(body);
+    let (body, watch) = Outgoing::new(body, Some(&line.pressure));
     let sent = line.sender.try_send_request(Request::from_parts(parts, body));
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch }
 }
@@ -545,34 +554,12 @@ where
     let (body, empty, watch) = if body.is_end_stream() {
         (Outgoing::empty(), Some(body), None)
     } else {
-        let (body, watch) = Outgoing::new(body);
+        let (body, watch) = Outgoing::new(body, None);
         (body, None, watch)
     };
     let kept = Some(Kept { head: parts, body: empty });
     let sent = sender.try_send_request(as_stream.map(|()| body));
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept, watch }
-}
-
-/// A request's head as HTTP/2 has it: a whole URL, no fields of the connection (RFC 9113 §8.2.2, §8.3.1).
-fn stream_head(parts: &Parts, key: &Key) -> Request<()> {
-    let mut request = Request::new(());
-    let mut headers = parts.headers.clone();
-    headers.remove(CONNECTION);
-    let host = headers.remove(HOST);
-    let authority = host
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
-        .or_else(|| Authority::try_from(authority(key)).ok());
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(if key.scheme() == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-    uri.authority = authority;
-    uri.path_and_query = parts.uri.path_and_query().cloned();
-    if let Ok(uri) = Uri::from_parts(uri) {
-        *request.uri_mut() = uri;
-    }
-    *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = headers;
-    *request.version_mut() = Version::HTTP_2;
-    request
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.
