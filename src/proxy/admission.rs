@@ -189,8 +189,10 @@ impl Hop {
     }
 
     fn learn(&mut self, reading: &Reading, now: Instant) -> u64 {
+        // Mode off neither reads nor feeds.
+        let Some(permit) = self.permit.take() else { return 0 };
         self.entry.attached().metrics.reading(reading);
-        self.permit.take().map_or(0, |permit| complete(permit, reading, self.entry.key(), now))
+        complete(permit, reading, self.entry.key(), now)
     }
 
     /// Tells the parent what an error means for it. Gives what the host is to be told.
@@ -282,12 +284,14 @@ pub(super) fn key_of<'a>(error: &ProxyError, hop: Option<&'a Hop>, key: &'a Key)
     hop.filter(|_| at_parent).map_or(key, Hop::key)
 }
 
-/// The wait that a parent named, in whole seconds, at least one.
-pub(super) fn named_wait(error: &ProxyError, hop: Option<&Hop>) -> Option<u64> {
+/// How long a parent that refused is left alone, in whole seconds, at least one.
+pub(super) fn named_wait(error: &ProxyError, hop: Option<&Hop>, now: Instant) -> Option<u64> {
     let Some(AtParent::Answered { status, headers }) = error.parent() else { return None };
     if !matches!(error.kind(), ErrorKind::ParentLimited | ErrorKind::ParentUnavailable) {
         return None;
     }
-    let hint = hop?.read(*status, headers).hint_seen?;
-    Some(whole_seconds(hint.wait).max(1))
+    let hop = hop?;
+    let cooling = hop.entry.refusal(Purpose::Request, now).map(|refusal| refusal.wait);
+    let wait = cooling.or_else(|| Some(hop.read(*status, headers).hint_seen?.wait))?;
+    Some(whole_seconds(wait).max(1))
 }

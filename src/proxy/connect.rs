@@ -88,7 +88,7 @@ pub(super) async fn run(
             record.failed(&context.shared, &error);
             admission::failed(permit, hop.as_mut(), &error, entry.key(), now);
             let about = admission::key_of(&error, hop.as_ref(), entry.key());
-            let wait = admission::named_wait(&error, hop.as_ref());
+            let wait = admission::named_wait(&error, hop.as_ref(), now);
             let answer = answers::error_until(&context.shared, &error, Some(about), &facts, wait);
             local(client, answer, version, false, record)
         }

@@ -370,7 +370,7 @@ impl Exchange<'_> {
         let key = self.entry.key();
         admission::failed(self.permit.take(), self.hop.as_mut(), error, key, now);
         let about = admission::key_of(error, self.hop.as_ref(), key);
-        let wait = admission::named_wait(error, self.hop.as_ref());
+        let wait = admission::named_wait(error, self.hop.as_ref(), now);
         answers::error_until(&self.client.context.shared, error, Some(about), &self.shape.facts, wait)
     }
 }

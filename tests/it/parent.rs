@@ -250,6 +250,20 @@ async fn a_signal_to_connect_cools_the_parent_and_every_request_through_it() {
 }
 
 #[tokio::test]
+async fn a_signal_to_connect_without_a_hint_is_answered_with_the_ladders_wait() {
+    let parent = Parent::http(|_| Some(message(429, "Too Many Requests", &[], ""))).await;
+    let holdoff = behind(format!("http://{}", parent.address()), "").await;
+    let (_, first) = connect(&holdoff, "peer.invalid:443").await;
+    assert_eq!((first.status, first.field("retry-after")), (429, "60"));
+    let off = behind(format!("http://{}", parent.address()), "[defaults]\nmode = \"off\"\n").await;
+    for _ in 0..2 {
+        let (_, answer) = connect(&off, "peer.invalid:443").await;
+        assert!(answer.field("holdoff").contains("kind=parent_limited"), "{}", answer.head);
+        assert!(answer.fields("retry-after").is_empty());
+    }
+}
+
+#[tokio::test]
 async fn the_longer_wait_is_served_and_a_refusal_takes_no_probe_of_the_other_key() {
     let parent = Origin::start(|_| ok("fine")).await;
     let holdoff = behind(format!("http://{}", parent.address()), "").await;

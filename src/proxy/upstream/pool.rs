@@ -788,7 +788,7 @@ mod tests {
     }
 
     #[test]
-    fn scheme_port_and_tls_settings_are_told_apart() {
+    fn scheme_port_tls_settings_and_way_are_told_apart() {
         let pool: Pool<Fake> = Pool::new(bounds(4, 4));
         finish(open(slot(&pool, &key("http://a.example"))).0);
         for other in ["http://a.example:81", "https://a.example:80", "http://b.example"] {
@@ -797,6 +797,10 @@ mod tests {
         let http = key("http://a.example");
         let other_tls = HostRef { key: &http, tls: TlsId::position(0), way: Way::Direct, multiplex: false };
         assert!(matches!(pool.checkout(other_tls, Instant::now(), false), Checkout::Open(_)));
+        for way in [Way::Forward, Way::Tunnel] {
+            let other_way = HostRef { key: &http, tls: TlsId::PLAIN, way, multiplex: false };
+            assert!(matches!(pool.checkout(other_way, Instant::now(), false), Checkout::Open(_)), "{way:?}");
+        }
     }
 
     #[test]
