@@ -199,31 +199,6 @@ impl<X: Send + Sync + 'static> Entry<X> {
         }
     }
 
-    /// The refusal that [`super::Table::admit`] would give now, without taking a permit, changing or counting anything: where
-    /// several keys are asked, all are asked before one lets pass.
-    pub fn refusal(&self, purpose: Purpose, now: Instant) -> Option<NotUntil> {
-        match self.glance(now) {
-            Glance::Evicted | Glance::Off | Glance::Clear { .. } => return None,
-            Glance::Refused(mode, refusal) => return (mode == Mode::Enforce).then_some(refusal),
-            Glance::Locked => {}
-        }
-        let inner = self.lock_kept()?;
-        let frozen = inner.machine.summary().frozen_until.filter(|until| now < *until);
-        let asked = inner.machine.clone().admit(&inner.policy, purpose, now, &mut Events::default());
-        match (asked, frozen) {
-            (Decision::ShortCircuit(refusal), _) if inner.policy.mode == Mode::Enforce => Some(refusal),
-            (Decision::ShortCircuit(refusal), Some(until)) => {
-                Some(NotUntil { until, wait: until.saturating_since(now), reason: Reason::Manual, ..refusal })
-            }
-            _ => None,
-        }
-    }
-
-    /// Counts a request that was not sent for a [`Entry::refusal`] of this key.
-    pub fn count_short_circuit(&self) {
-        self.counters.count_short_circuit();
-    }
-
     /// Asks before something is sent, by an entry that the caller keeps. An ordinary admission costs no write to shared
     /// memory. `None`: the key was evicted; ask the table.
     pub fn admit_free(self: &Arc<Self>, purpose: Purpose, now: Instant) -> Option<Quick<X>> {

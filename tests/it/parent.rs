@@ -377,7 +377,7 @@ async fn an_upgrade_and_options_for_the_host_itself_take_a_tunnel() {
         Some(_) => Reply::Echo(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
         ),
-        None => ok(&seen.line().to_owned()),
+        None => ok(seen.line()),
     })
     .await;
     let parent = Parent::http(|_| None).await;
