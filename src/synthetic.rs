@@ -29,7 +29,7 @@ mod accept;
 mod grpc;
 mod marks;
 
-pub use marks::{HOLDOFF, PROXY_STATUS, strip_marks};
+pub use marks::{HOLDOFF, Mark, PROXY_STATUS, mark, strip_foreign_mark, strip_marks};
 
 /// The longest text of `details` in `Proxy-Status`, in bytes.
 const MAX_DETAILS: usize = 200;

@@ -99,6 +99,11 @@ impl FromArgMatches for ConfigArgs {
                 sources.file(path);
             }
         }
+        for name in config::parent::VARIABLES {
+            if let Ok(value) = std::env::var(name) {
+                sources.env(name, name, value);
+            }
+        }
         for flag in FLAGS {
             for value in matches.get_many::<String>(flag.long).into_iter().flatten() {
                 if from_env(matches, flag.long) {

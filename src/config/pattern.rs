@@ -28,7 +28,7 @@ fn port(text: &str) -> Result<u16, Option<String>> {
 }
 
 /// Splits off a port. IPv6 with a port stands in brackets, as in URLs; a network may stand in them whole.
-fn split_port(text: &str) -> Result<(&str, Option<u16>), Option<String>> {
+pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Option<String>> {
     if let Some(rest) = text.strip_prefix('[') {
         let (inside, rest) = rest.split_once(']').ok_or(None)?;
         return match rest.strip_prefix(':') {
@@ -85,6 +85,23 @@ impl Text for HostPattern {
 
     fn show(&self) -> String {
         self.text.clone()
+    }
+}
+
+impl HostPattern {
+    /// Whether a host, in the normal form of a key, is named.
+    pub fn matches(&self, key: &KeyRef<'_>) -> bool {
+        let host = key.host();
+        self.port.is_none_or(|port| port == key.port())
+            && self.scheme.is_none_or(|scheme| scheme == key.scheme())
+            && match &self.target {
+                HostTarget::Exact(name) => name == host,
+                HostTarget::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+                HostTarget::Net(network) => {
+                    host.parse::<IpAddr>().is_ok_and(|address| network.contains(&address.to_canonical()))
+                }
+                HostTarget::Any => true,
+            }
     }
 }
 

@@ -108,6 +108,20 @@ pub fn token(path: &Path) -> Result<Token, Diagnostic> {
     Ok(Token { file: path.to_owned(), secret: secret.to_owned() })
 }
 
+/// Reads a file with one password: its first line, as it stands.
+///
+/// # Errors
+/// When the file cannot be read, or its first line is empty.
+pub(super) fn password(path: &Path) -> Result<String, Diagnostic> {
+    let text = read(path, "a password")?;
+    let password = text.lines().next().unwrap_or_default();
+    if password.is_empty() || password.len() > MAX_TOKEN || password.chars().any(char::is_control) {
+        let place = Place::File { file: path.to_owned(), line: None };
+        return Err(Diagnostic::new(Some(place), "expected a password of at most 4096 bytes in the first line"));
+    }
+    Ok(password.to_owned())
+}
+
 /// Checks that a file has certificates in PEM.
 pub(super) fn certificates(path: &Path) -> Result<(), String> {
     let content = read_bounded(path, 16 << 20).map_err(|error| error.to_string())?;

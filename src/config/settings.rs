@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::hosts::Index;
-use crate::core::key::{Key, Scheme};
+use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::policy::Policy;
 
 pub use crate::synthetic::{Answer, AnswerFormat};
@@ -252,6 +252,85 @@ pub struct Upstream {
     pub platform_roots: bool,
     /// PEM files added to the roots.
     pub ca_files: Vec<PathBuf>,
+    /// The proxies after this one.
+    pub parents: Parents,
+    /// Upstreams that are holdoffs, or have one before them, and whose marks are believed.
+    pub trusted_holdoffs: Vec<HostPattern>,
+}
+
+/// How a parent proxy is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParentScheme {
+    /// HTTP.
+    Http,
+    /// HTTP inside TLS.
+    Https,
+    /// SOCKS 5; names go to it unresolved.
+    Socks5,
+}
+
+impl ParentScheme {
+    /// As it stands in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Socks5 => "socks5",
+        }
+    }
+}
+
+/// A parent proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// How it is spoken to.
+    pub scheme: ParentScheme,
+    /// What its cooldown is held against; of scheme http for a SOCKS proxy.
+    pub key: Key,
+    /// Who we are to it.
+    pub credentials: Option<Credentials>,
+}
+
+/// A user and a password; the password is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// The parent proxies, by the scheme of what is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Parents {
+    /// For `http://`.
+    pub http: Option<Parent>,
+    /// For `https://` and tunnels.
+    pub https: Option<Parent>,
+    /// What is reached without them.
+    pub no_proxy: Vec<HostPattern>,
+    /// Whether they were taken from the environment.
+    pub is_from_env: bool,
+}
+
+impl Parents {
+    /// The parent that a key is reached through.
+    pub fn of(&self, key: &KeyRef<'_>) -> Option<&Parent> {
+        let parent = if key.scheme() == Scheme::Https { &self.https } else { &self.http };
+        parent.as_ref().filter(|_| !self.no_proxy.iter().any(|pattern| pattern.matches(key)))
+    }
+
+    /// Whether anything can be reached through one.
+    pub fn is_used(&self) -> bool {
+        let is_any = |pattern: &HostPattern| pattern.target == HostTarget::Any && pattern.port.is_none();
+        (self.http.is_some() || self.https.is_some()) && !self.no_proxy.iter().any(is_any)
+    }
 }
 
 /// What each host gets.

@@ -10,12 +10,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::check;
 use super::diagnostic::{Diagnostic, mask_credentials};
+use super::parent::{self, Exempt};
 use super::pattern::{HostName, InterceptHost, Name, PathPrefix, Upstream as ReverseUpstream};
 use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
     Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Upstream,
+    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
 };
 use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
@@ -56,6 +57,7 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
         Private::Deny => false,
     };
     check::listeners(reader, &settings, &reverse_keys);
+    parent::check(reader, &mut settings);
     check::patterns(reader, &settings.hosts);
     settings
 }
@@ -244,6 +246,12 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
         dns_timeout: reader.checked(s, "dns_timeout", seconds(5), more_than_zero),
         platform_roots: reader.get(s, "platform_roots", true),
         ca_files: tls::ca_files(reader, s, &[]),
+        parents: parent::read(reader, s),
+        trusted_holdoffs: reader
+            .get::<Vec<Exempt>>(s, "trusted_holdoffs", Vec::new())
+            .into_iter()
+            .map(|host| host.0)
+            .collect(),
     };
     if !upstream.platform_roots && upstream.ca_files.is_empty() {
         reader.warnings.push(
@@ -260,7 +268,7 @@ fn built_in() -> HostSettings {
     HostSettings {
         policy: Arc::new(Policy::default()),
         answer: Answer::default(),
-        tls: tls::built_in(),
+        tls: Tls::default(),
         timeouts: Timeouts {
             connect: seconds(10),
             tls: seconds(10),

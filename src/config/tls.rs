@@ -8,15 +8,16 @@ use super::secrets;
 use super::settings::{ClientCert, ExpectedSan, SanTemplate, Tls, TlsVersion};
 use super::value::Text;
 
-/// What holds when nobody says anything.
-pub(super) fn built_in() -> Tls {
-    Tls {
-        upgrade: false,
-        min_version: TlsVersion::Tls12,
-        ca_files: Vec::new(),
-        client_cert: None,
-        expected_san: Vec::new(),
-        insecure: false,
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            upgrade: false,
+            min_version: TlsVersion::Tls12,
+            ca_files: Vec::new(),
+            client_cert: None,
+            expected_san: Vec::new(),
+            insecure: false,
+        }
     }
 }
 

@@ -38,6 +38,15 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// What the response means when another holdoff made it (SPEC 2.13): its hint only, and nothing without one.
+    pub fn relayed(mut self) -> Self {
+        self.outcome = match self.outcome {
+            Outcome::Signal(signal) if signal.hint.is_some() => Outcome::Relayed(signal),
+            _ => Outcome::Neutral,
+        };
+        self
+    }
+
     /// What was odd or could not be read, by field; each pair at most once.
     pub fn errors(&self) -> impl Iterator<Item = (Field, Cause)> {
         let call = self.call.as_ref();
@@ -349,6 +358,22 @@ mod tests {
             [(Field::RetryAfter, Cause::Malformed), (Field::GrpcRetryPushback, Cause::Negative)]
         );
         assert_eq!(errors(&[(GRPC_STATUS, "0"), (GRPC_RETRY_PUSHBACK_MS, "x"), (RETRY_AFTER, "soon")]), []);
+    }
+
+    #[test]
+    fn of_what_another_holdoff_says_only_the_hint_counts() {
+        let relayed = |rules: &SignalRules, status: u16, retry_after: Option<&str>| {
+            let headers = headers(&retry_after.map(|value| (RETRY_AFTER, value)).into_iter().collect::<Vec<_>>());
+            response(rules, StatusCode::from_u16(status).unwrap(), &headers, WALL).relayed().outcome
+        };
+        let rules = SignalRules::default();
+        let Outcome::Signal(inner) = signal(Reason::RateLimited, Some(9), Some("Retry-After: 9")) else { panic!() };
+        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::Relayed(inner));
+        for (status, retry_after) in [(429, None), (429, Some("soon")), (503, None), (502, None), (504, Some("9"))] {
+            assert_eq!(relayed(&rules, status, retry_after), Outcome::Neutral, "{status} {retry_after:?}");
+        }
+        let untrusted = SignalRules { trust_hints: false, ..SignalRules::default() };
+        assert_eq!(relayed(&untrusted, 429, Some("9")), Outcome::Neutral);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Gives errors and refusals to the client, in the form of `synthetic`.
 
-use http::header::{ACCEPT, CONNECTION, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Response, StatusCode};
 
 use bytes::Bytes;
@@ -35,7 +35,19 @@ impl Facts {
 
 /// The answer to a request that cannot be served.
 pub(super) fn error(shared: &Shared, error: &ProxyError, key: Option<&Key>, facts: &Facts) -> Response<Bytes> {
-    synthetic::error(&local(shared, error, key), &facts.request(), &[])
+    error_until(shared, error, key, facts, None)
+}
+
+/// The answer to a request that cannot be served before so many seconds.
+pub(super) fn error_until(
+    shared: &Shared,
+    error: &ProxyError,
+    key: Option<&Key>,
+    facts: &Facts,
+    wait: Option<u64>,
+) -> Response<Bytes> {
+    let wait = wait.map(|secs| (RETRY_AFTER, HeaderValue::from(secs)));
+    synthetic::error(&local(shared, error, key), &facts.request(), wait.as_slice())
 }
 
 fn local<'a>(shared: &'a Shared, error: &'a ProxyError, key: Option<&'a Key>) -> LocalError<'a> {

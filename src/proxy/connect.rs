@@ -14,12 +14,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::admission::{self, Admitted, Pass};
 use super::answers::{self, Facts};
 use super::body::ResponseBody;
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
 use super::exchange::{local, refuse};
-use super::outcome::complete_failed;
 use super::record::Record;
 use super::shared::Host;
 use super::target;
@@ -29,7 +29,7 @@ use crate::core::decision::Purpose;
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::signal::Outcome;
 use crate::core::time::Instant;
-use crate::table::{Entry, Verdict, clock};
+use crate::table::{Entry, clock};
 
 /// Opens a tunnel, or says why not.
 pub(super) async fn run(
@@ -49,33 +49,31 @@ pub(super) async fn run(
         }
     };
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
-    let (entry, verdict) = context.shared.table.admit(&key, Purpose::Tunnel, arrived);
-    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let host = entry.attached();
-    let permit = match verdict {
-        Verdict::Forward(permit) => Some(permit),
-        Verdict::Pass => None,
-        Verdict::WouldHave(refusal) => {
-            host.metrics.would_have(refusal.reason);
-            None
-        }
-        Verdict::ShortCircuit(refusal) => {
+    let Pass { entry, permit, mut hop, .. } = match admission::admit(context, &key, Purpose::Tunnel, arrived) {
+        Admitted::Pass(pass) => pass,
+        Admitted::Refused(entry, refusal) => {
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
             record.short_circuited(refusal.reason);
             let answer = answers::short_circuit(&context.shared, &entry, &refusal, &facts);
             return local(client, answer, version, false, record);
         }
     };
+    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let host = entry.attached();
     let connected = context.upstreams.connect(&Target { key: entry.key(), host: &host.settings }).await;
     let now = clock::now();
     match connected {
-        Ok(stream) => {
+        Ok(link) => {
+            if let Some(hop) = &mut hop {
+                hop.opened(now);
+            }
             if let Some(permit) = permit {
                 permit.complete(&Outcome::Connected, None, None, now, clock::draw());
             }
             entry.count_tunnel();
             tell_once(&entry, now);
             client.wire.set_tunnel(Tunnel {
-                far: Far::Socket(stream),
+                far: Far::of(link),
                 counts: host.metrics.tunnel(),
                 idle: host.settings.timeouts.tunnel_idle,
                 place,
@@ -88,10 +86,10 @@ pub(super) async fn run(
         }
         Err(error) => {
             record.failed(&context.shared, &error);
-            if let Some(permit) = permit {
-                complete_failed(permit, &error, entry.key(), now);
-            }
-            let answer = answers::error(&context.shared, &error, Some(entry.key()), &facts);
+            admission::failed(permit, hop.as_mut(), &error, entry.key(), now);
+            let about = admission::key_of(&error, hop.as_ref(), entry.key());
+            let wait = admission::named_wait(&error, hop.as_ref(), now);
+            let answer = answers::error_until(&context.shared, &error, Some(about), &facts, wait);
             local(client, answer, version, false, record)
         }
     }

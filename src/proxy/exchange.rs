@@ -13,12 +13,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_ENCODING, EXPECT, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::admission::{self, Admitted, Hop, Pass, Word};
 use super::answers::{self, Facts};
 use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
@@ -29,7 +30,7 @@ use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
 use super::tunnel::{Far, Tunnel};
-use super::upstream::{self, Target};
+use super::upstream::{self, Target, Through};
 use super::wire::Interim;
 use crate::core::classify::{self, Reading};
 use crate::core::decision::{Purpose, Reason};
@@ -37,8 +38,8 @@ use crate::core::key::KeyRef;
 use crate::core::signal::Outcome;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
-use crate::synthetic;
-use crate::table::{Entry, Permit, Verdict, clock};
+use crate::synthetic::{self, PROXY_STATUS};
+use crate::table::{Entry, Permit, clock};
 
 /// How long a client may take for the rest of a body behind which a local answer waits.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -112,24 +113,18 @@ pub(super) async fn run(
             return refuse(client, request, &error, record).await;
         }
     };
-    let (entry, verdict) = context.shared.table.admit(&to.key, Purpose::Request, arrived);
-    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let metrics = &entry.attached().metrics;
-    let (permit, would) = match verdict {
-        Verdict::Forward(permit) => (Some(permit), None),
-        Verdict::Pass => (None, None),
-        Verdict::WouldHave(refusal) => {
-            metrics.would_have(refusal.reason);
-            (None, Some(refusal.reason))
-        }
-        Verdict::ShortCircuit(refusal) => {
+    let Pass { entry, permit, would, hop } = match admission::admit(context, &to.key, Purpose::Request, arrived) {
+        Admitted::Pass(pass) => pass,
+        Admitted::Refused(entry, refusal) => {
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
             record.short_circuited(refusal.reason);
             let keep = drain(client, request.into_body(), shape.expects).await;
             let answer = answers::short_circuit(&context.shared, &entry, &refusal, &shape.facts);
             return local(client, answer, shape.version, keep, record);
         }
     };
-    let exchange = Exchange { client, entry: &entry, permit, would, shape, arrived };
+    let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let exchange = Exchange { client, entry: &entry, permit, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
 }
 
@@ -164,6 +159,7 @@ struct Exchange<'a> {
     client: &'a Client,
     entry: &'a Arc<Entry<Host>>,
     permit: Option<Permit<Host>>,
+    hop: Option<Hop>,
     would: Option<Reason>,
     shape: Shape,
     arrived: Instant,
@@ -202,8 +198,7 @@ impl Exchange<'_> {
             }
             Err(error) => {
                 record.failed(&context.shared, &error);
-                self.fail(&error, now);
-                let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+                let answer = self.fail(&error, now);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
             }
         }
@@ -290,23 +285,26 @@ impl Exchange<'_> {
                 "the upstream switched to a protocol that the client has not offered",
             );
             record.failed(&context.shared, &error);
-            self.fail(&error, now);
-            let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+            let answer = self.fail(&error, now);
             return local(client, answer, self.shape.version, client.wire.body_is_read(), record);
         }
         let wall = clock::wall();
+        let word = self.word(&mut response, now);
         // Mode off neither reads nor feeds.
         let reads = self.permit.is_some() || self.would.is_some();
-        let reading =
-            reads.then(|| classify::response(&host.settings.policy.signals, status, response.headers(), wall));
+        let reading = (reads && !matches!(word, Word::Parent(..))).then(|| {
+            let reading = classify::response(&host.settings.policy.signals, status, response.headers(), wall);
+            if matches!(word, Word::Relayed) { reading.relayed() } else { reading }
+        });
         let mark = host.settings.answer.annotate.then(|| {
             let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
             let is_open = reading.as_ref().is_some_and(Reading::awaits_trailers);
             synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
         });
-        let (pending, excerpt) = match reading {
-            Some(reading) => self.decide(reading, &response, now, wall),
-            None => (None, None),
+        let (pending, excerpt) = match (reading, word) {
+            (Some(reading), _) => self.decide(reading, &response, now, wall),
+            (None, Word::Parent(parent, number)) => (None, self.excerpt(&parent, number, response.headers())),
+            (None, _) => (None, None),
         };
         record.forwarded(excerpt);
         record.answered(status.as_u16());
@@ -358,19 +356,48 @@ impl Exchange<'_> {
             return (Some(Box::new(pending)), None);
         }
         let number = outcome::complete(self.entry, permit, &reading, now, wall);
-        let mut excerpt = None;
         if is_shown && reading.grpc_code().is_some() {
             outcome::keep_message(self.entry, number, headers);
-        } else if is_shown && !headers.contains_key(CONTENT_ENCODING) {
-            excerpt = Excerpt::new(self.entry, number);
+            return (None, None);
         }
-        (None, excerpt)
+        (None, self.excerpt(self.entry, number, headers))
     }
 
-    fn fail(&mut self, error: &ProxyError, now: Instant) {
-        if let Some(permit) = self.permit.take() {
-            outcome::complete_failed(permit, error, self.entry.key(), now);
+    /// The first bytes of the body, for the error line of that number.
+    fn excerpt(&self, entry: &Arc<Entry<Host>>, number: u64, headers: &HeaderMap) -> Option<Excerpt> {
+        let is_shown = self.client.context.shared.settings.log.error_body && !headers.contains_key(CONTENT_ENCODING);
+        if is_shown { Excerpt::new(entry, number) } else { None }
+    }
+
+    /// Whose word an answer is. A mark that nobody vouches for is taken off (SPEC 2.13).
+    fn word(&mut self, response: &mut Response<upstream::ResponseBody<RequestBody>>, now: Instant) -> Word {
+        let through = response.extensions_mut().remove::<Through>();
+        let key = self.entry.key();
+        let word = match &mut self.hop {
+            Some(hop) => hop.answered(through, (response.status(), response.headers()), key, now),
+            None => Word::Host,
+        };
+        if !matches!(word, Word::Host) || through == Some(Through::Forward) {
+            return word;
         }
+        let trusted = &self.client.context.shared.settings.upstream.trusted_holdoffs;
+        if !response.headers().contains_key(PROXY_STATUS) {
+            return Word::Host;
+        }
+        if !trusted.iter().any(|pattern| pattern.matches(&key.as_ref())) {
+            synthetic::strip_foreign_mark(response.headers_mut());
+            return Word::Host;
+        }
+        if synthetic::mark(response.headers()).is_some() { Word::Relayed } else { Word::Host }
+    }
+
+    /// Tells the keys of an error, and the client.
+    fn fail(&mut self, error: &ProxyError, now: Instant) -> Response<Bytes> {
+        let key = self.entry.key();
+        admission::failed(self.permit.take(), self.hop.as_mut(), error, key, now);
+        let about = admission::key_of(error, self.hop.as_ref(), key);
+        let wait = admission::named_wait(error, self.hop.as_ref(), now);
+        answers::error_until(&self.client.context.shared, error, Some(about), &self.shape.facts, wait)
     }
 }
 

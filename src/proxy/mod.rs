@@ -6,8 +6,8 @@
 //!    what hyper's server cannot. `multiplex` is the same for HTTP/2.
 //! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
 //!    request target, `auth` the proxy credentials.
-//! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
-//!    `outcome` tells the table what a response means.
+//! 4. `exchange`: one request is admitted by the table (`admission`), sent, and its response read for signals; or answered
+//!    here. `outcome` tells the table what a response means.
 //!    `headers` and `body` are what passes, `framing` reads what hyper says of a broken body, `backpressure` keeps what is
 //!    on its way small, `record` is what is counted and logged. `connect` and `tunnel` do the same for CONNECT.
 //! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
@@ -20,6 +20,7 @@ pub mod listener;
 pub mod shared;
 pub mod upstream;
 
+mod admission;
 mod answers;
 mod auth;
 mod backpressure;

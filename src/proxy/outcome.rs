@@ -36,18 +36,21 @@ pub(super) fn complete(
     if reading.outcome == Outcome::Success {
         metrics.success(wall);
     }
-    let Some(permit) = permit else { return 0 };
-    let line = tells(&reading.outcome).then(|| line(entry.key(), reading));
+    permit.map_or(0, |permit| finish(permit, reading, entry.key(), now))
+}
+
+/// Completes a permit with what a response says. Returns the number of the error line, 0 when there is none.
+pub(super) fn finish(permit: Permit<Host>, reading: &Reading, key: &Key, now: Instant) -> u64 {
+    let line = tells(&reading.outcome).then(|| line(key, reading));
     let number = permit.complete(&reading.outcome, Some(reading.status.as_u16()), line.as_deref(), now, clock::draw());
     if line.is_some() { number } else { 0 }
 }
 
-/// Completes a permit with an error. What says nothing about the host is as if nothing had been sent.
-pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, key: &Key, now: Instant) {
-    let outcome = error.kind().outcome();
-    let line = format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = tells(&outcome).then_some(line.as_str());
-    permit.complete(&outcome, None, line, now, clock::draw());
+/// Completes a permit with an error that means `outcome`. What says nothing about the host is as if nothing had been sent.
+pub(super) fn fail(permit: Permit<Host>, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
+    let line = || format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
+    let line = tells(outcome).then(line);
+    permit.complete(outcome, None, line.as_deref(), now, clock::draw());
 }
 
 /// Adds the message of a gRPC call to the error line of that number.
@@ -60,7 +63,7 @@ pub(super) fn keep_message(entry: &Entry<Host>, number: u64, trailers: &HeaderMa
 
 /// Whether an outcome is one that people want to read about.
 const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_))
+    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
 }
 
 /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10), or `gRPC 8 from …`
@@ -150,7 +153,7 @@ impl Pending {
     fn broke(&mut self, error: &ProxyError) {
         self.reading = None;
         if let Some(permit) = self.permit.take() {
-            complete_failed(permit, error, self.entry.key(), clock::now());
+            fail(permit, &error.kind().outcome(), error, self.entry.key(), clock::now());
         }
     }
 

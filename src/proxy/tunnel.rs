@@ -19,6 +19,7 @@ use tokio::net::tcp::ReadHalf;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::transport::Transport;
+use super::upstream::Link;
 use crate::metrics::{Direction, TunnelGuard};
 
 /// The most bytes of one direction in our hands.
@@ -41,8 +42,17 @@ pub(super) struct Tunnel {
 pub(super) enum Far {
     /// A socket, after CONNECT.
     Socket(TcpStream),
+    /// A connection through a parent proxy that is more than a socket.
+    Link(Box<Link>),
     /// What hyper gives after a 101.
     Upgrade(OnUpgrade),
+}
+
+impl Far {
+    /// Of a connection after CONNECT.
+    pub(super) fn of(link: Link) -> Self {
+        link.into_socket().map_or_else(Self::Link, Self::Socket)
+    }
 }
 
 /// How a tunnel ended.
@@ -70,6 +80,7 @@ impl Tunnel {
                 Ok(far) => carry_upgraded(client, far, &early, idle, &counts).await,
                 Err(error) => Err(io::Error::other(error)),
             },
+            (client, Far::Link(far)) => carry_streams(client, far, &early, idle, &counts).await,
             (client, Far::Socket(far)) => carry_streams(client, far, &early, idle, &counts).await,
             (client, Far::Upgrade(upgrade)) => match upgrade.await {
                 Ok(far) => carry_streams(client, TokioIo::new(far), &early, idle, &counts).await,

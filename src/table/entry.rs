@@ -320,7 +320,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             let Some(admission) = inner.admission_of(&claim) else { return Ok(0) };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.observe(policy, admission, outcome, now, draw, &mut events);
-            if matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_)) {
+            if matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_)) {
                 self.counters.end_row();
             }
             self.publish(&mut inner);
@@ -348,7 +348,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 !word.owes_success() || epoch.is_some_and(|epoch| epoch != word.epoch())
             }
             Outcome::Answered | Outcome::Neutral => true,
-            Outcome::Signal(_) | Outcome::Failing(_) => false,
+            Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_) => false,
         }
     }
 

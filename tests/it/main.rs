@@ -28,6 +28,7 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod parent;
 mod pool;
 mod reverse;
 mod storm;

@@ -226,6 +226,26 @@ fn signal_with_hint_of_an_older_permit_at_the_deadline_is_a_cooldown_of_its_own(
 // ---------------------------------------------------------------- 3.5, row "signal without hint"
 
 #[test]
+fn what_another_holdoff_relays_opens_and_extends_but_is_no_step() {
+    let relayed = |hint| match limited(Some(hint)) {
+        Outcome::Signal(signal) => Outcome::Relayed(signal),
+        other => other,
+    };
+    let mut fixture = Fixture::new();
+    let (early, late) = (fixture.forward(0), fixture.forward(0));
+    fixture.observe(early, &relayed(10), 0);
+    assert_eq!((fixture.refused(0), fixture.machine.rate_step), (10, 0), "opens");
+    fixture.observe(late, &relayed(20), 1);
+    assert_eq!((fixture.refused(1), fixture.machine.rate_step), (20, 0), "extends");
+    let probe = fixture.forward(21);
+    fixture.observe(probe, &relayed(2), 21);
+    assert_eq!((fixture.refused(21), fixture.machine.rate_step), (2, 0), "by the probe, again for the hint alone");
+    let probe = fixture.forward(23);
+    fixture.observe(probe, &limited(Some(2)), 23);
+    assert_eq!(fixture.machine.rate_step, 1, "the host's own is the first step");
+}
+
+#[test]
 fn signal_without_hint_in_clear_cools_one_step_up() {
     let mut key = Fixture::new();
     key.exchange(&limited(None), 100);

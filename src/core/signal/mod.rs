@@ -200,6 +200,10 @@ pub enum Outcome {
     Connected,
     /// The host says "slow down".
     Signal(Signal),
+    /// Another holdoff on the way says "slow down", from what it was told itself: only the hint counts, of which there is
+    /// always one (SPEC 2.13). It opens or extends a cooldown and is no step of the ladder, for one signal of the host
+    /// would be a step at every holdoff that passes it on.
+    Relayed(Signal),
     /// The host cannot be reached or is not well.
     Failing(Failure),
     /// Nothing about the host: a fault on our or the client's side, or a client that left.
@@ -212,7 +216,7 @@ impl Outcome {
         match self {
             Self::Success | Self::Connected => "success",
             Self::Answered | Self::Neutral => "neutral",
-            Self::Signal(signal) => signal.reason.as_str(),
+            Self::Signal(signal) | Self::Relayed(signal) => signal.reason.as_str(),
             Self::Failing(_) => "failing",
         }
     }

@@ -10,6 +10,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -18,10 +22,12 @@ use tokio::time::{Instant, Sleep};
 
 use super::pool::{Connection, Lease};
 use super::tls;
+use crate::core::key::{Key, Scheme};
 use crate::metrics::Bound;
 use crate::proxy::backpressure::Backpressure;
 use crate::proxy::error::{ErrorKind, ProxyError};
 use crate::proxy::framing;
+use crate::proxy::target::authority;
 
 /// A connection.
 pub(super) enum Line<B> {
@@ -210,6 +216,68 @@ pub(super) async fn await_head<F: Future>(
             },
         }
     }
+}
+
+/// A request's head as HTTP/2 has it: a whole URL, no fields of the connection (RFC 9113 §8.2.2, §8.3.1).
+pub(super) fn stream_head(parts: &Parts, key: &Key) -> Request<()> {
+    let mut request = Request::new(());
+    let mut headers = parts.headers.clone();
+    headers.remove(CONNECTION);
+    let host = headers.remove(HOST);
+    let authority = host
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+        .or_else(|| Authority::try_from(authority(key)).ok());
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if key.scheme() == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    uri.authority = authority;
+    uri.path_and_query = parts.uri.path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(uri) {
+        *request.uri_mut() = uri;
+    }
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = headers;
+    *request.version_mut() = Version::HTTP_2;
+    request
+}
+
+/// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
+/// for.
+pub(super) fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
+    let refuse = |why: &'static str| Err(ProxyError::new(ErrorKind::UpstreamProtocol, why));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
+        return refuse("a response with status 101 to a request without `Upgrade`");
+    }
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
+        return refuse("a response with several values of `Content-Length`");
+    }
+    // hyper reads it only where there is a body.
+    if length.is_some_and(|length| !is_length(length.as_bytes())) {
+        return refuse("a response with a `Content-Length` that is no length");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if length.is_some() {
+        return refuse("a response with both `Content-Length` and `Transfer-Encoding`");
+    }
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return refuse("a response with a `Transfer-Encoding` other than `chunked`");
+    }
+    Ok(())
+}
+
+fn is_length(value: &[u8]) -> bool {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
+}
+
+/// Whether the upstream ends the connection behind the response.
+pub(super) fn says_close(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| {
+        value.as_bytes().split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
 }
 
 /// Whether the upstream says that it has not looked at the request, so that it may be sent again whatever its method

@@ -13,9 +13,13 @@
 //!
 //! **HTTP/2.** It is offered by ALPN where TLS is spoken. Then one connection carries everything to the host; requests for
 //! an upgrade go over connections of their own, with HTTP/1.1.
+//!
+//! **Parents.** Where a proxy comes after this one, `parent` says how a request gets through it.
 
 mod dial;
 mod exchange;
+mod link;
+mod parent;
 mod pool;
 mod resolve;
 mod stream;
@@ -30,31 +34,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::UPGRADE;
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use self::exchange::{HeadLate, Http1, Line, Outgoing, Watch, await_head};
+use self::exchange::{HeadLate, Http1, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
+use self::link::Hop;
+use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
 use self::resolve::Resolver;
 use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
-use crate::core::key::{Key, Scheme};
+use crate::core::key::{Key, KeyRef, Scheme};
 use crate::metrics::Metrics;
 use crate::proxy::egress::Egress;
-use crate::proxy::error::{ErrorKind, ProxyError};
-use crate::proxy::target::authority;
+use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
 
 pub use self::exchange::ResponseBody;
+pub use self::link::Link;
+pub use self::parent::Through;
 pub use self::pool::PoolStats;
 pub use self::tls::TlsSetupError;
 
@@ -93,6 +98,7 @@ struct Inner<B: Send + 'static> {
     http1: http1::Builder,
     http2: Option<http2::Builder<TokioExecutor>>,
     dns_timeout: Duration,
+    parents: Parents,
     pool: Pool<Line<B>>,
     swept: AtomicBool,
 }
@@ -166,11 +172,13 @@ impl<B: Send + 'static> Upstreams<B> {
             idle_timeout: settings.idle_timeout,
             max_lifetime: settings.max_lifetime,
         };
+        let tls = TlsClients::new(settings)?;
         let upstreams = Self {
             inner: Arc::new(Inner {
                 egress,
                 resolver: Resolver::new(settings.dns_ttl, settings.dns_timeout),
-                tls: TlsClients::new(settings)?,
+                parents: Parents::new(&settings.parents, &tls)?,
+                tls,
                 http1,
                 http2,
                 dns_timeout: settings.dns_timeout,
@@ -213,13 +221,19 @@ impl<B: Send + 'static> Upstreams<B> {
         &self.inner.egress
     }
 
-    /// Resolves, checks and connects for a tunnel (CONNECT). The connection is not the pool's.
+    /// The key of the parent proxy that a key is reached through.
+    pub fn parent(&self, key: &KeyRef<'_>) -> Option<&Key> {
+        self.inner.parents.of(key).map(|parent| &parent.key)
+    }
+
+    /// Resolves, checks and connects for a tunnel (CONNECT), or asks the parent for one. The connection is not the pool's.
     ///
     /// # Errors
     /// Of the stages destination, DNS and connect.
-    pub async fn connect(&self, to: &Target<'_>) -> Result<TcpStream, ProxyError> {
+    pub async fn connect(&self, to: &Target<'_>) -> Result<Link, ProxyError> {
         self.inner.egress.check_connect_port(to.key.port())?;
-        self.inner.dial(to).await
+        let parent = self.inner.parents.of(&to.key.as_ref());
+        self.inner.dial(to, parent.map(|parent| (parent, Way::Tunnel))).await
     }
 }
 
@@ -240,10 +254,19 @@ where
     pub async fn send(&self, to: &Target<'_>, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError<B>> {
         let timeouts = &to.host.timeouts;
         let asked_upgrade = request.headers().contains_key(UPGRADE);
-        let mut request = request;
+        let is_for_host = asked_upgrade || request.uri().path() == "*";
+        let hop = self.inner.parents.of(&to.key.as_ref()).map(|p| (p, p.way(to.key.scheme(), is_for_host)));
+        let mut request = match hop {
+            Some((parent, Way::Forward)) => {
+                let (mut head, body) = request.into_parts();
+                parent.address(to.key, &mut head);
+                Request::from_parts(head, body)
+            }
+            _ => request,
+        };
         let mut attempts = 1_u32;
         loop {
-            let (mut lease, reused) = match self.acquire(to, attempts > 1, asked_upgrade).await {
+            let (mut lease, reused) = match self.acquire(to, hop, attempts > 1, asked_upgrade).await {
                 Ok(acquired) => acquired,
                 Err(error) => return Err(SendError { error, request: Some(Box::new(request)) }),
             };
@@ -257,18 +280,24 @@ where
             };
             let Ok(answered) = answered else {
                 let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
+                let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
                 return Err(SendError { error, request: None });
             };
             let mut failure = match answered {
                 Ok(response) => {
                     return match check_head(&response, asked_upgrade) {
-                        Ok(()) => Ok(deliver(response, lease, to.host)),
+                        Ok(()) => through(deliver(response, lease, to.host), hop, reused),
                         Err(error) => Err(SendError { error, request: None }),
                     };
                 }
                 Err(failure) => failure,
             };
-            let error = exchange::classify(failure.error(), watch.as_deref());
+            let mut error = exchange::classify(failure.error(), watch.as_deref());
+            if let Some((parent, Way::Forward)) = hop
+                && matches!(error.kind(), ErrorKind::UpstreamReset | ErrorKind::UpstreamProtocol)
+            {
+                error = parent.failed(error);
+            }
             let was_refused = exchange::was_refused(failure.error());
             let unsent = whole(failure.take_message(), kept, was_refused);
             match unsent {
@@ -282,7 +311,13 @@ where
     }
 
     /// A connection, and whether it was used before.
-    async fn acquire(&self, to: &Target<'_>, fresh: bool, upgrade: bool) -> Result<(Lease<Line<B>>, bool), ProxyError> {
+    async fn acquire(
+        &self,
+        to: &Target<'_>,
+        hop: Option<(&Parent, Way)>,
+        fresh: bool,
+        upgrade: bool,
+    ) -> Result<(Lease<Line<B>>, bool), ProxyError> {
         let inner = &self.inner;
         let tls = match to.key.scheme() {
             Scheme::Http => TlsId::PLAIN,
@@ -293,7 +328,8 @@ where
         };
         // There are no upgrades inside HTTP/2.
         let multiplex = inner.http2.is_some() && tls != TlsId::PLAIN && !upgrade;
-        let host = HostRef { key: to.key, tls, multiplex };
+        let way = hop.map_or(Way::Direct, |(_, way)| way);
+        let host = HostRef { key: to.key, tls, way, multiplex };
         let slot = match inner.pool.checkout(host, Instant::now(), fresh) {
             Checkout::Reuse(lease) => return Ok((lease, true)),
             Checkout::Open(slot) => slot,
@@ -301,7 +337,8 @@ where
                 // In line for a connection that somebody else is opening, perhaps.
                 let opening =
                     if multiplex { to.host.timeouts.tls.saturating_add(inner.dns_timeout) } else { Duration::ZERO };
-                let wait = to.host.timeouts.connect.saturating_add(opening);
+                let hop = if hop.is_some() { to.host.timeouts.connect.saturating_add(opening) } else { Duration::ZERO };
+                let wait = to.host.timeouts.connect.saturating_add(opening).saturating_add(hop);
                 match tokio::time::timeout(wait, waiting.granted()).await {
                     Ok(Some(Grant::Connection(lease))) => return Ok((lease, true)),
                     Ok(Some(Grant::Slot(slot))) => slot,
@@ -313,17 +350,39 @@ where
             }
         };
         // Boxed: seldom needed, and large.
-        Box::pin(inner.open(to, host, slot)).await.map(|lease| (lease, false))
+        Box::pin(inner.open(to, hop, host, slot)).await.map(|lease| (lease, false))
     }
 }
 
 impl<B: Send + 'static> Inner<B> {
-    async fn dial(&self, to: &Target<'_>) -> Result<TcpStream, ProxyError> {
+    async fn dial(&self, to: &Target<'_>, hop: Option<(&Parent, Way)>) -> Result<Link, ProxyError> {
         let (host, port) = (to.key.host(), to.key.port());
-        self.egress.check_name(host, port)?;
+        let Some((parent, way)) = hop else {
+            self.egress.check_name(host, port)?;
+            let addresses = self.resolver.resolve(host).await?;
+            let checked = self.egress.check_addresses(host, port, &addresses)?;
+            let socket = dial::dial(&checked, to.host.timeouts.connect).await?;
+            return Ok(Link::new(Hop::Socket(socket), Bytes::new()));
+        };
+        self.egress.check_unresolved(host, port)?;
+        let hop = self.dial_parent(parent, to).await.map_err(|error| parent.failed(error))?;
+        match way {
+            Way::Tunnel => parent.tunnel(&self.http1, hop, to).await,
+            Way::Forward | Way::Direct => Ok(Link::new(hop, Bytes::new())),
+        }
+    }
+
+    async fn dial_parent(&self, parent: &Parent, to: &Target<'_>) -> Result<Hop, ProxyError> {
+        let (host, port) = (parent.key.host(), parent.key.port());
         let addresses = self.resolver.resolve(host).await?;
-        let checked = self.egress.check_addresses(host, port, &addresses)?;
-        dial::dial(&checked, to.host.timeouts.connect).await
+        let checked = self.egress.check_parent(port, &addresses)?;
+        let socket = dial::dial(&checked, to.host.timeouts.connect).await?;
+        if parent.tls == TlsId::PLAIN {
+            return Ok(Hop::Socket(socket));
+        }
+        let handshake = self.tls.handshake(parent.tls, host, socket, false);
+        let stream = tokio::time::timeout(to.host.timeouts.tls, handshake).await.map_err(|_| tls_late())?;
+        Ok(Hop::Secure(Box::new(stream?)))
     }
 }
 
@@ -335,17 +394,18 @@ where
     async fn open(
         &self,
         to: &Target<'_>,
+        hop: Option<(&Parent, Way)>,
         host: HostRef<'_>,
         slot: Slot<Line<B>>,
     ) -> Result<Lease<Line<B>>, ProxyError> {
-        let stream = self.dial(to).await?;
+        let stream = self.dial(to, hop).await?;
         if host.tls == TlsId::PLAIN {
             return self.start_http1(stream, slot).await;
         }
         let handshake = self.tls.handshake(host.tls, to.key.host(), stream, host.multiplex);
         let stream = match tokio::time::timeout(to.host.timeouts.tls, handshake).await {
             Ok(agreed) => agreed?,
-            Err(_) => return Err(ProxyError::new(ErrorKind::TlsTimeout, "TLS was not agreed on in time")),
+            Err(_) => return Err(tls_late()),
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match &self.http2 {
@@ -402,6 +462,33 @@ where
             tokio::spawn(self.pool.sweeper().run());
         }
     }
+}
+
+fn tls_late() -> ProxyError {
+    ProxyError::new(ErrorKind::TlsTimeout, "TLS was not agreed on in time")
+}
+
+fn is_forward(hop: Option<(&Parent, Way)>) -> bool {
+    matches!(hop, Some((_, Way::Forward)))
+}
+
+/// Notes how an answer came, and takes a parent's wish for credentials, which is no answer for the client.
+fn through<B: Send + 'static>(
+    mut response: Response<ResponseBody<B>>,
+    hop: Option<(&Parent, Way)>,
+    reused: bool,
+) -> Result<Response<ResponseBody<B>>, SendError<B>> {
+    let Some((parent, way)) = hop else { return Ok(response) };
+    let through = match way {
+        Way::Forward if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            let error = parent.unauthorized(std::mem::take(response.headers_mut()));
+            return Err(SendError { error, request: None });
+        }
+        Way::Forward => Through::Forward,
+        Way::Tunnel | Way::Direct => Through::Tunnel { fresh: !reused },
+    };
+    response.extensions_mut().insert(through);
+    Ok(response)
 }
 
 fn internal(detail: String) -> ProxyError {
@@ -475,61 +562,6 @@ where
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept, watch }
 }
 
-/// A request's head as HTTP/2 has it: a whole URL, no fields of the connection (RFC 9113 §8.2.2, §8.3.1).
-fn stream_head(parts: &Parts, key: &Key) -> Request<()> {
-    let mut request = Request::new(());
-    let mut headers = parts.headers.clone();
-    headers.remove(CONNECTION);
-    let host = headers.remove(HOST);
-    let authority = host
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
-        .or_else(|| Authority::try_from(authority(key)).ok());
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(if key.scheme() == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-    uri.authority = authority;
-    uri.path_and_query = parts.uri.path_and_query().cloned();
-    if let Ok(uri) = Uri::from_parts(uri) {
-        *request.uri_mut() = uri;
-    }
-    *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = headers;
-    *request.version_mut() = Version::HTTP_2;
-    request
-}
-
-/// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
-/// for.
-fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
-    let refuse = |why: &'static str| Err(ProxyError::new(ErrorKind::UpstreamProtocol, why));
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
-        return refuse("a response with status 101 to a request without `Upgrade`");
-    }
-    let headers = response.headers();
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
-        return refuse("a response with several values of `Content-Length`");
-    }
-    // hyper reads it only where there is a body.
-    if length.is_some_and(|length| !is_length(length.as_bytes())) {
-        return refuse("a response with a `Content-Length` that is no length");
-    }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(()) };
-    if length.is_some() {
-        return refuse("a response with both `Content-Length` and `Transfer-Encoding`");
-    }
-    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-        return refuse("a response with a `Transfer-Encoding` other than `chunked`");
-    }
-    Ok(())
-}
-
-fn is_length(value: &[u8]) -> bool {
-    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
-}
-
 /// Puts the lease into the body, so that the connection goes back at its end.
 fn deliver<B: Send + 'static>(
     response: Response<Incoming>,
@@ -546,10 +578,4 @@ fn deliver<B: Send + 'static>(
     };
     let body = ResponseBody::new(incoming, lease, reusable, host.timeouts.body_idle);
     Response::from_parts(parts, body)
-}
-
-fn says_close(headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    })
 }

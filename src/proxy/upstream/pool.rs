@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::parent::Way;
 use super::tls::TlsId;
 use crate::core::key::Key;
 
@@ -68,18 +69,19 @@ pub struct PoolStats {
     pub waiting: usize,
 }
 
-/// What connections are shared by: the key, the TLS settings they were made with, and whether they may carry several
+/// What connections are shared by: the key, the TLS settings they were made with, the way they take, and whether they may carry several
 /// exchanges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct HostId {
     key: Key,
     tls: TlsId,
+    way: Way,
     multiplex: bool,
 }
 
 impl Hash for HostId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        HostRef { key: &self.key, tls: self.tls, multiplex: self.multiplex }.hash(state);
+        HostRef { key: &self.key, tls: self.tls, way: self.way, multiplex: self.multiplex }.hash(state);
     }
 }
 
@@ -88,13 +90,15 @@ impl Hash for HostId {
 pub(super) struct HostRef<'a> {
     pub(super) key: &'a Key,
     pub(super) tls: TlsId,
+    /// Straight, or through a parent. Of a key there is one parent at most.
+    pub(super) way: Way,
     /// Whether a new connection may turn out to carry several exchanges.
     pub(super) multiplex: bool,
 }
 
 impl papaya::Equivalent<HostId> for HostRef<'_> {
     fn equivalent(&self, id: &HostId) -> bool {
-        self.tls == id.tls && self.multiplex == id.multiplex && *self.key == id.key
+        self.tls == id.tls && self.way == id.way && self.multiplex == id.multiplex && *self.key == id.key
     }
 }
 
@@ -185,7 +189,7 @@ impl<C: Connection> Pool<C> {
             let known = match hosts.get(&host) {
                 Some(known) => known,
                 None => {
-                    let id = HostId { key: host.key.clone(), tls: host.tls, multiplex: host.multiplex };
+                    let id = HostId { key: host.key.clone(), tls: host.tls, way: host.way, multiplex: host.multiplex };
                     let new = self.shared.host(id.clone());
                     hosts.get_or_insert(id, Arc::new(new))
                 }
@@ -724,7 +728,7 @@ mod tests {
     }
 
     fn checkout(pool: &Pool<Fake>, key: &Key) -> Checkout<Fake> {
-        pool.checkout(HostRef { key, tls: TlsId::PLAIN, multiplex: false }, Instant::now(), false)
+        pool.checkout(HostRef { key, tls: TlsId::PLAIN, way: Way::Direct, multiplex: false }, Instant::now(), false)
     }
 
     fn slot(pool: &Pool<Fake>, key: &Key) -> Slot<Fake> {
@@ -784,15 +788,19 @@ mod tests {
     }
 
     #[test]
-    fn scheme_port_and_tls_settings_are_told_apart() {
+    fn scheme_port_tls_settings_and_way_are_told_apart() {
         let pool: Pool<Fake> = Pool::new(bounds(4, 4));
         finish(open(slot(&pool, &key("http://a.example"))).0);
         for other in ["http://a.example:81", "https://a.example:80", "http://b.example"] {
             drop(slot(&pool, &key(other)));
         }
         let http = key("http://a.example");
-        let other_tls = HostRef { key: &http, tls: TlsId::position(0), multiplex: false };
+        let other_tls = HostRef { key: &http, tls: TlsId::position(0), way: Way::Direct, multiplex: false };
         assert!(matches!(pool.checkout(other_tls, Instant::now(), false), Checkout::Open(_)));
+        for way in [Way::Forward, Way::Tunnel] {
+            let other_way = HostRef { key: &http, tls: TlsId::PLAIN, way, multiplex: false };
+            assert!(matches!(pool.checkout(other_way, Instant::now(), false), Checkout::Open(_)), "{way:?}");
+        }
     }
 
     #[test]
@@ -867,7 +875,7 @@ mod tests {
         bounds.max_lifetime = Duration::from_secs(300);
         let (pool, key) = (Pool::new(bounds), key("http://a.example"));
         let at = |seconds| Instant::now() + Duration::from_secs(seconds);
-        let host = HostRef { key: &key, tls: TlsId::PLAIN, multiplex: false };
+        let host = HostRef { key: &key, tls: TlsId::PLAIN, way: Way::Direct, multiplex: false };
         finish(open(slot(&pool, &key)).0);
         assert!(matches!(pool.checkout(host, at(59), false), Checkout::Reuse(_)));
         assert!(matches!(pool.checkout(host, at(61), false), Checkout::Open(_)));
@@ -890,7 +898,7 @@ mod tests {
     fn a_fresh_connection_takes_the_place_of_an_idle_one() {
         let (pool, key) = (Pool::new(bounds(1, 4)), key("http://a.example"));
         finish(open(slot(&pool, &key)).0);
-        let host = HostRef { key: &key, tls: TlsId::PLAIN, multiplex: false };
+        let host = HostRef { key: &key, tls: TlsId::PLAIN, way: Way::Direct, multiplex: false };
         let Checkout::Wait(mut waiting) = pool.checkout(host, Instant::now(), true) else { panic!("expected to wait") };
         assert!(matches!(now_or_never(&mut waiting), Some(Grant::Slot(_))));
     }

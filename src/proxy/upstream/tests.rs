@@ -16,7 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use super::*;
@@ -89,6 +89,8 @@ fn settings() -> settings::Upstream {
         dns_timeout: LONG,
         platform_roots: false,
         ca_files: Vec::new(),
+        parents: settings::Parents::default(),
+        trusted_holdoffs: Vec::new(),
     }
 }
 

@@ -18,7 +18,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -145,13 +145,13 @@ impl TlsClients {
     }
 
     /// Agrees on TLS with `host` over `stream`; with `multiplex`, HTTP/2 is offered.
-    pub(super) async fn handshake(
+    pub(super) async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
         id: TlsId,
         host: &str,
-        stream: TcpStream,
+        stream: T,
         multiplex: bool,
-    ) -> Result<TlsStream<TcpStream>, ProxyError> {
+    ) -> Result<TlsStream<T>, ProxyError> {
         let Some((tls, client)) = self.clients.load().get(id.0).cloned() else {
             return Err(ProxyError::new(ErrorKind::Internal, "the host's TLS settings were not prepared"));
         };

@@ -10,6 +10,7 @@ pub mod heads;
 pub mod host;
 pub mod mutate;
 pub mod origin;
+pub mod parent;
 pub mod program;
 pub mod sidecar;
 pub mod strict;
