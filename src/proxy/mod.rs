@@ -4,8 +4,8 @@
 //! 2. `connection`: one client connection. It waits on the bare socket, hands it to hyper while there are requests, takes
 //!    it back when it is idle, and carries tunnels. `transport` is what it reads
 //!    from; `wire` and `tap` do for it what hyper's server cannot.
-//! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
-//!    request target, `auth` the proxy credentials.
+//! 3. `forward`, `reverse` and `intercept`: what a request on the proxy port, on a `[[reverse]]` port, or inside a CONNECT
+//!    whose TLS ends here, asks for. `target` reads the request target, `auth` the proxy credentials.
 //! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
 //!    `headers` and `body` are what passes, `record` what is counted and logged of it. `connect` and `tunnel` do the same
 //!    for CONNECT.
@@ -27,6 +27,7 @@ mod connection;
 mod exchange;
 mod forward;
 mod headers;
+mod intercept;
 mod multiplex;
 mod record;
 mod reverse;
