@@ -67,12 +67,12 @@ impl Sidecar {
         let (drain, draining) = watch::channel(false);
         let (stop, stopping) = watch::channel(false);
         let tasks = Tasks {
-            proxy: tokio::spawn(proxy.run(upstreams, interception, draining)),
+            proxy: tokio::spawn(proxy.run(upstreams, interception.clone(), draining)),
             admin: tokio::spawn(admin.run(stopping)),
             ticker: tokio::spawn(tick(Arc::clone(&shared))),
         };
         shared.lifecycle.set_ready();
-        Ok(Running { shared, addresses: running, drain, stop, tasks })
+        Ok(Running { shared, interception, addresses: running, drain, stop, tasks })
     }
 }
 
@@ -136,6 +136,7 @@ impl Addresses {
 /// A running sidecar. Dropping it ends everything at once; [`Running::shutdown`] ends it well.
 pub struct Running {
     shared: Arc<Shared>,
+    interception: Option<Arc<Interception>>,
     addresses: Addresses,
     drain: watch::Sender<bool>,
     stop: watch::Sender<bool>,
@@ -171,6 +172,11 @@ impl Running {
     /// What the parts share: the table and the metrics among it.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// What ends the TLS of the hosts in `[intercept]`, if there are any.
+    pub fn interception(&self) -> Option<&Interception> {
+        self.interception.as_deref()
     }
 
     /// Ends well: not ready from now on, still serving for `[shutdown] delay`; then no new work, and running work gets

@@ -15,6 +15,7 @@ fn list(cooldowns: Vec<Cooldown>) -> List {
             Listening { address: "127.0.0.1:4290".to_owned(), upstream: None },
             Listening { address: "127.0.0.1:4300".to_owned(), upstream: Some("https://api.example:443".to_owned()) },
         ],
+        intercept: Vec::new(),
         totals: Totals { forwarded: 1234, short_circuited: 567, failed: 8, ..Totals::default() },
         matched: cooldowns.len(),
         truncated: false,
