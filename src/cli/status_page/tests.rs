@@ -66,6 +66,14 @@ fn limited() -> Cooldown {
 }
 
 #[test]
+fn the_hosts_that_are_seen_inside_are_named() {
+    let none = list(Vec::new());
+    assert!(!page(&none, PLAIN).contains("TLS"));
+    let some = List { intercept: vec!["api.example".to_owned(), "*.peer.example".to_owned()], ..none };
+    assert!(page(&some, PLAIN).contains("\nseeing inside TLS to api.example, *.peer.example\n"));
+}
+
+#[test]
 fn nothing_cooling_is_said_plainly() {
     let expected = "\
 holdoff is working: holdoff-1a2b3c4d 0.1.0, up 2h 5m
