@@ -170,8 +170,10 @@ async fn a_request_inside_is_forwarded_and_its_session_is_no_blind_spot() {
     assert_eq!(key["totals"]["successes"], 2);
     let host = format!("localhost:{}", inside.port());
     assert_eq!(inside.holdoff.metric(&format!("holdoff_tunnels_total{{host=\"{host}\"}}")).await, 0.0);
-    let requests = format!("holdoff_requests_total{{action=\"forwarded\",host=\"{host}\"}}");
-    assert_eq!(inside.holdoff.metric(&requests).await, 2.0, "the CONNECT asks nobody");
+    for (action, count) in [("forwarded", 2.0), ("cancelled", 0.0), ("refused", 0.0)] {
+        let requests = format!("holdoff_requests_total{{action=\"{action}\",host=\"{host}\"}}");
+        assert_eq!(inside.holdoff.metric(&requests).await, count, "{action}: the CONNECT asks nobody");
+    }
     assert_eq!(inside.sessions("opened").await, 1.0);
     assert_eq!(inside.holdoff.metric("holdoff_intercepted_sessions_open").await, 1.0);
     assert_eq!(inside.holdoff.metric("holdoff_certificates_minted_total").await, 1.0);
@@ -239,6 +241,29 @@ async fn a_429_inside_cools_the_host_for_the_session_and_for_other_connects() {
     let key = inside.holdoff.key(&inside.key()).await;
     assert_eq!((&key["state"], &key["totals"]["probes"]), (&"clear".into(), &1.into()), "{key}");
     assert_eq!(inside.origin.count(), 3);
+}
+
+#[tokio::test]
+async fn a_connect_is_not_the_probe_of_a_frozen_host_either() {
+    let inside = Inside::start(|_| ok("fine")).await;
+    let path = format!("/api/v1/cooldowns?key={}", inside.key());
+    let mut client = inside.client().await;
+    assert_eq!(inside.holdoff.ask_admin("PUT", &path, r#"{"for": "1s"}"#).await.status, 200);
+    assert_eq!(inside.connect("localhost").await.1.status, 503);
+    client.send(inside.get("/")).await;
+    assert_eq!(client.answer("GET").await.status, 503, "the session that is open is answered, too");
+    within("the end of the freeze", async {
+        while inside.connect("localhost").await.1.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let key = inside.holdoff.key(&inside.key()).await;
+    assert_eq!((&key["state"], &key["totals"]["probes"]), (&"probing".into(), &0.into()), "{key}");
+    client.send(inside.get("/")).await;
+    assert_eq!(client.answer("GET").await.status, 200);
+    let key = inside.holdoff.key(&inside.key()).await;
+    assert_eq!((&key["state"], &key["totals"]["probes"]), (&"clear".into(), &1.into()), "{key}");
 }
 
 #[tokio::test]
