@@ -10,21 +10,16 @@ use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{AlertDescription, ClientConfig, RootCertStore};
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, RootCertStore};
 use tokio::sync::Notify;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::support::client::{Answer, Client, Stream};
 use crate::support::origin::{Origin, Reply, Seen, answer, limited, message, ok};
 use crate::support::sidecar::Holdoff;
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, Tls, roots, secure};
 use crate::support::within;
-
-type Tls = TlsStream<Box<dyn Stream>>;
 
 /// A host that is named, a sidecar that ends its TLS, and whom a client trusts.
 struct Inside {
@@ -111,32 +106,11 @@ impl Inside {
     }
 }
 
-fn roots(file: &std::path::Path) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).unwrap() {
-        roots.add(certificate.unwrap()).unwrap();
-    }
-    roots
-}
-
 async fn connect(holdoff: &Holdoff, target: &str) -> (Client, Answer) {
     let mut client = holdoff.client().await;
     client.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
     let answer = client.answer("CONNECT").await;
     (client, answer)
-}
-
-async fn secure(client: Client, name: &str, roots: RootCertStore, alpn: &[&[u8]]) -> io::Result<Tls> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, client.into_stream());
-    within("TLS", connecting).await
 }
 
 fn leaf(stream: &Tls) -> CertificateDer<'static> {
