@@ -146,13 +146,6 @@ pub(super) fn shadowed<'a>(patterns: &[&'a HostPattern]) -> Vec<(&'a HostPattern
         if let HostTarget::Net(network) = pattern.target
             && has_networks
         {
-            if let IpAddr::V6(address) = network.addr()
-                && address.to_ipv4_mapped().is_some()
-                && network.prefix_len() >= 96
-            {
-                found.push((pattern, "the IPv4 form of the network, which requests are compared in".to_owned()));
-                continue;
-            }
             let inside: Vec<&(IpNet, &HostPattern)> = networks
                 .iter()
                 .filter(|(other, by)| {
@@ -214,6 +207,7 @@ mod tests {
             patterns.reverse();
         }
         assert_eq!(found(&["peer.example"], "https://other.example"), "defaults");
+        assert_eq!(found(&["::ffff:10.0.0.0/104"], "https://10.2.2.3"), "::ffff:10.0.0.0/104");
     }
 
     #[test]
@@ -242,7 +236,7 @@ mod tests {
         assert_eq!(shadows(&["a.example", "http://a.example", "https://a.example"]), ["a.example"]);
         assert_eq!(shadows(&["10.0.0.1/32", "10.0.0.1"]), ["10.0.0.1/32"]);
         assert_eq!(shadows(&["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9"]), ["10.0.0.0/8"]);
-        assert_eq!(shadows(&["::ffff:10.0.0.0/104"]), ["::ffff:10.0.0.0/104"]);
+        assert_eq!(shadows(&["::ffff:10.0.0.0/104", "10.0.0.0/9", "10.128.0.0/9"]), ["::ffff:10.0.0.0/104"]);
     }
 
     #[test]

@@ -369,13 +369,22 @@ impl Text for IpNet {
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         if let Ok(network) = text.parse::<Self>() {
-            return Ok(network.trunc());
+            return Ok(unmapped(network.trunc()));
         }
-        text.parse::<IpAddr>().map(Self::from).map_err(|_| None)
+        text.parse::<IpAddr>().map(|address| Self::from(address.to_canonical())).map_err(|_| None)
     }
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+/// Addresses are compared in their IPv4 form where they have one: a network of IPv4-mapped addresses would match none.
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+        (Some(address), Some(prefix)) => IpNet::new(address.into(), prefix).unwrap_or(network),
+        _ => network,
     }
 }
 
@@ -643,5 +652,14 @@ mod tests {
         assert_eq!(<IpNet as Text>::parse("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(<IpNet as Text>::parse("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
         assert!(<IpNet as Text>::parse("10.0.0.0/33").is_err());
+        for (text, network) in [
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+        ] {
+            assert_eq!(<IpNet as Text>::parse(text).unwrap().to_string(), network, "{text}");
+        }
     }
 }

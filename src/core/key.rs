@@ -2,7 +2,8 @@
 //!
 //! Two spellings of one host must share one cooldown, and no spelling may be read here as another host than the dialler
 //! reads, so the form is strict: lower case, one trailing dot removed, the default port made explicit, IPv6 in its
-//! canonical text (RFC 5952), no userinfo, no percent-encoding. Names beyond ASCII must arrive as A-labels (RFC 5890).
+//! canonical text (RFC 5952) and an IPv4-mapped address as the IPv4 address inside, no userinfo, no percent-encoding. Names
+//! beyond ASCII must arrive as A-labels (RFC 5890).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -250,7 +251,8 @@ fn normalise_host(host: &str) -> Result<Cow<'_, str>, KeyError> {
     };
     if host.contains(':') {
         let address: Ipv6Addr = host.parse().map_err(|_| KeyError::Host)?;
-        let text = address.to_string();
+        // `::ffff:192.0.2.1` is dialled as 192.0.2.1, so it is that host.
+        let text = address.to_canonical().to_string();
         return Ok(if text == host { Cow::Borrowed(host) } else { Cow::Owned(text) });
     }
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -320,6 +322,7 @@ mod tests {
     fn ipv6_is_canonical_and_bracketed() {
         assert_eq!(shown("http://[2001:DB8:0:0::1]:8080"), "http://[2001:db8::1]:8080");
         assert_eq!(Key::parse("http://[::1]").unwrap().host(), "::1");
+        assert_eq!(shown("http://[::FFFF:c000:201]:8080"), "http://192.0.2.1:8080");
         assert_eq!(Key::parse("http://[peer.example]").unwrap_err(), KeyError::Host);
         assert_eq!(Key::parse("http://[fe80::1%25eth0]").unwrap_err(), KeyError::Host);
         assert_eq!(Key::parse("http://::1").unwrap_err(), KeyError::Port);

@@ -40,7 +40,6 @@ pub struct Metrics {
     registry: Registry,
     connections_open: Vec<IntGauge>,
     connections: Vec<IntCounter>,
-    bounds: Vec<IntCounter>,
     sessions: Vec<IntCounter>,
     sessions_open: Option<IntGauge>,
     /// The actions are words of our own.
@@ -57,6 +56,15 @@ struct Common {
     signal_errors: Vec<IntCounter>,
     hints: Times,
     lengths: Times,
+    bounds: Vec<IntCounter>,
+}
+
+impl Common {
+    fn bound_reached(&self, bound: Bound) {
+        if let Some(count) = self.bounds.get(bound.at()) {
+            count.inc();
+        }
+    }
 }
 
 /// Connections to upstreams.
@@ -121,6 +129,12 @@ words! {
         HeaderBytes = "max_header_bytes",
         /// `limits.max_header_fields`
         HeaderFields = "max_header_fields",
+        /// `limits.max_header_bytes` or `limits.max_header_fields`, in the head of an upstream's answer.
+        UpstreamHead = "upstream_head",
+        /// Chunk extensions of one body, 16 KiB.
+        ChunkExtensions = "max_chunk_extension_bytes",
+        /// `limits.max_header_bytes` or `limits.max_header_fields`, in the trailers of a body.
+        Trailers = "trailers",
         /// `timeouts.max_request_body`
         RequestBody = "max_request_body",
         /// `limits.drain_body`
@@ -133,6 +147,12 @@ words! {
         BodyIdle = "body_idle",
         /// `timeouts.tunnel_idle`
         TunnelIdle = "tunnel_idle",
+        /// Names looked up at a time, and those that wait for it.
+        Lookups = "lookups",
+        /// Proxy credentials that wait to be verified.
+        ProxyAuth = "proxy_auth",
+        /// Addresses of one name.
+        Addresses = "addresses",
         /// Connections to the admin or metrics listener.
         AdminConnections = "admin_connections",
         /// The body of a request to the admin listener.
@@ -196,6 +216,7 @@ impl Metrics {
                 signal_errors: series(&registry, counters(&names::SIGNAL_ERRORS), errors),
                 hints: times(&registry, &names::HINT_SECONDS),
                 lengths: times(&registry, &names::COOLDOWN_SECONDS),
+                bounds: series(&registry, counters(&names::BOUNDS), bounds),
             }),
             connections_open: series(
                 &registry,
@@ -203,7 +224,6 @@ impl Metrics {
                 listeners(),
             ),
             connections: series(&registry, counters(&names::CONNECTIONS), listeners()),
-            bounds: series(&registry, counters(&names::BOUNDS), bounds),
             sessions: series(&registry, counters(&names::SESSIONS), sessions),
             sessions_open: IntGauge::with_opts(names::SESSIONS_OPEN.options())
                 .ok()
@@ -234,9 +254,7 @@ impl Metrics {
 
     /// A bound was reached.
     pub fn bound_reached(&self, bound: Bound) {
-        if let Some(count) = self.bounds.get(bound.at()) {
-            count.inc();
-        }
+        self.common.bound_reached(bound);
     }
 
     /// What became of a CONNECT to a host whose TLS ends here.

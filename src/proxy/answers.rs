@@ -95,7 +95,7 @@ pub(super) fn raw(shared: &Shared, what: &ProxyError) -> Vec<u8> {
 }
 
 /// What is said of a head that hyper could not read, by the status that hyper chose, and the bound it reached.
-pub(super) fn unreadable(status: StatusCode, seen: Partial) -> (ProxyError, Option<Bound>) {
+pub(super) fn unreadable(status: StatusCode, seen: Partial, max_fields: usize) -> (ProxyError, Option<Bound>) {
     match status {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if seen.long_line => (
             ProxyError::new(ErrorKind::UriTooLong, "the request target is longer than `limits.max_header_bytes`"),
@@ -108,6 +108,10 @@ pub(super) fn unreadable(status: StatusCode, seen: Partial) -> (ProxyError, Opti
             ProxyError::new(ErrorKind::HeadTooLarge, "the request head is larger than `limits.max_header_bytes`"),
             Some(Bound::HeaderBytes),
         ),
+        // hyper counts a length that no number has room for as too large as well.
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if seen.lines <= max_fields => {
+            (ProxyError::new(ErrorKind::BadRequest, "the `Content-Length` is beyond any length"), None)
+        }
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
             ProxyError::new(ErrorKind::HeadTooLarge, "the request has more fields than `limits.max_header_fields`"),
             Some(Bound::HeaderFields),

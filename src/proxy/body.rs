@@ -14,9 +14,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{ErrorKind, ProxyError};
+use super::framing;
 use super::headers::Trailers;
 use super::record::Record;
 use super::shared::Host;
+use super::tap::MALFORMED;
 use super::upstream;
 use super::wire::Wire;
 use crate::core::signal::printable;
@@ -118,7 +120,10 @@ impl Body for RequestBody {
                 wire.set_unasked(false);
             }
         }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        // hyper passes some of what another reader takes for an end.
+        let malformed = this.wire.as_ref().is_some_and(|wire| wire.body_is_malformed());
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.moved();
                 let length = frame.data_ref().map_or(0, Bytes::len);
@@ -126,15 +131,20 @@ impl Body for RequestBody {
                     Some(room) => this.room = room,
                     None => return Poll::Ready(Some(Err(too_large()))),
                 }
+                if malformed {
+                    return Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED))));
+                }
                 if this.incoming.is_end_stream() || frame.is_trailers() {
                     this.end();
                 }
                 Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ProxyError::new(
+            _ if malformed => Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED)))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(ProxyError::new(
                 ErrorKind::RequestBody,
                 "the request body broke off or is malformed",
-            )))),
+            )
+            .at(framing::bound(&error))))),
             Poll::Ready(None) => {
                 this.end();
                 Poll::Ready(None)
@@ -273,10 +283,14 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            Kind::Upstream(_) if this.wire.holds_body(cx) => Poll::Pending,
             Kind::Upstream(body) => match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                        record.sent(data);
+                    if let Some(data) = frame.data_ref() {
+                        this.wire.takes_body(data.len());
+                        if let Some(record) = &mut this.record {
+                            record.sent(data);
+                        }
                     }
                     this.wire.stream_waits();
                     Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
@@ -284,7 +298,7 @@ impl Body for ResponseBody {
                 Some(Err(error)) => {
                     this.wire.set_broken();
                     if let Some(record) = &mut this.record {
-                        record.broke(error.kind());
+                        record.broke(&error);
                     }
                     this.kind = Kind::Broken(Some(error));
                     cx.waker().wake_by_ref();

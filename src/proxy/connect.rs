@@ -100,7 +100,7 @@ pub(super) async fn run(
             response
         }
         Err(error) => {
-            record.failed(&context.shared, error.kind());
+            record.failed(&context.shared, &error);
             if let Some(permit) = permit {
                 complete_failed(permit, &error, entry.key(), now);
             }
@@ -138,7 +138,7 @@ async fn intercept(
         }
         Err(error) => {
             shared.metrics.session(metrics::Session::NoCertificate);
-            record.failed(shared, error.kind());
+            record.failed(shared, &error);
             let answer = answers::error(shared, &error, Some(entry.key()), &facts);
             local(client, answer, version, false, record)
         }

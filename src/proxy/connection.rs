@@ -114,7 +114,7 @@ impl Context {
         let refuse: Arc<Refuse> = {
             let shared = Arc::clone(&shared);
             Arc::new(move |status: StatusCode, seen: Partial| {
-                let (error, bound) = answers::unreadable(status, seen);
+                let (error, bound) = answers::unreadable(status, seen, shared.settings.limits.max_header_fields);
                 if let Some(bound) = bound {
                     shared.metrics.bound_reached(bound);
                 }
@@ -148,8 +148,8 @@ impl Context {
     /// A place among `max_tunnels`.
     pub(super) fn tunnel_place(&self) -> Result<OwnedSemaphorePermit, ProxyError> {
         Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| {
-            self.shared.metrics.bound_reached(Bound::MaxTunnels);
             ProxyError::new(ErrorKind::Overload, "as many tunnels are open as `limits.max_tunnels` allows")
+                .at(Some(Bound::MaxTunnels))
         })
     }
 
@@ -307,7 +307,8 @@ async fn converse(client: Arc<Client>, stream: Transport, early: Bytes, drain: &
         let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
         let seen = client.wire.begin(length, request.version());
         let client = Arc::clone(&client);
-        async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) }
+        // Boxed, so that its room is given back when the answer begins: its body may take long.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) })
     });
     let mut connection = context.http.serve_connection(TokioIo::new(io), service);
     let done = {

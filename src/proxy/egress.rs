@@ -5,9 +5,11 @@
 //! Our own listeners, link-local and metadata addresses, and what is no unicast address are refused whatever the settings
 //! say, in every form in which IPv6 can carry an IPv4 address.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustix::io::Errno;
 
 use crate::config::settings::{self, EgressRule, EgressTarget};
 use crate::proxy::error::{ErrorKind, ProxyError};
@@ -40,6 +42,9 @@ impl Egress {
     /// What can be said before a look-up: a name in `deny`, a name that no rule of `allow` can let through, an address
     /// literal that may not be reached.
     ///
+    /// A rule on a name is about the name as the client wrote it: another name for the same addresses is another name. What
+    /// must not be reached is denied by address.
+    ///
     /// # Errors
     /// [`ErrorKind::DestinationDenied`] or [`ErrorKind::OwnListener`].
     pub fn check_name(&self, host: &str, port: u16) -> Result<(), ProxyError> {
@@ -58,25 +63,26 @@ impl Egress {
         Ok(())
     }
 
-    /// The addresses of `host` that may be dialled, with the port. Expects [`Egress::check_name`] to have passed.
+    /// The addresses of `host` that may be dialled, with the port: of an answer that mixes allowed and forbidden addresses the
+    /// allowed ones. A name with one of our own listeners among its addresses is a name of ours, and refused whole: what
+    /// else it leads to, such as `::1` of `localhost`, is not what was meant. Expects [`Egress::check_name`] to have passed.
     ///
     /// # Errors
-    /// When none is left: [`ErrorKind::OwnListener`] when one of them is our own, else [`ErrorKind::DestinationDenied`].
+    /// [`ErrorKind::OwnListener`]; [`ErrorKind::DestinationDenied`] when no address is left.
     pub fn check_addresses(&self, host: &str, port: u16, addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, ProxyError> {
         let mut allowed = Vec::with_capacity(addresses.len());
         let mut refusal: Option<ProxyError> = None;
         for &address in addresses {
             match self.check_address(host, port, address) {
                 Ok(()) => allowed.push(SocketAddr::new(address.to_canonical(), port)),
-                Err(error) if error.kind() == ErrorKind::OwnListener => refusal = Some(error),
+                Err(error) if error.kind() == ErrorKind::OwnListener => return Err(error),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
-        match refusal {
-            Some(refusal) if allowed.is_empty() => Err(refusal),
-            _ if allowed.is_empty() => Err(denied("the name has no address")),
-            _ => Ok(allowed),
+        if allowed.is_empty() {
+            return Err(refusal.unwrap_or_else(|| denied("the name has no address")));
         }
+        Ok(allowed)
     }
 
     fn check_address(&self, host: &str, port: u16, address: IpAddr) -> Result<(), ProxyError> {
@@ -146,9 +152,17 @@ fn has_suffix(host: &str, suffix: &str) -> bool {
 }
 
 /// Whether this machine has the address. Only a local address can be bound to; nothing is sent. Asked only when the port is
-/// one of ours, and not remembered, since addresses come and go.
+/// one of ours, and not remembered, since addresses come and go. An error that does not say so, such as having no descriptor
+/// left, is no proof that the address is another machine's.
 fn is_local(ip: IpAddr) -> bool {
-    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+    ip.is_loopback() || ip.is_unspecified() || may_be_local(UdpSocket::bind((ip, 0)))
+}
+
+fn may_be_local<T>(bound: io::Result<T>) -> bool {
+    match bound {
+        Ok(_) => true,
+        Err(error) => !matches!(Errno::from_io_error(&error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)),
+    }
 }
 
 /// Why an address is refused whatever the settings say.
@@ -163,13 +177,18 @@ fn never(ip: IpAddr) -> Option<&'static str> {
         IpAddr::V4(ip) if ip.is_link_local() => Some("the address is link-local"),
         IpAddr::V4(ip) if ip.is_broadcast() => Some("the address is broadcast"),
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("the address is link-local"),
-        IpAddr::V6(ip) if ip == METADATA_V6 => Some("the address is a metadata service"),
+        IpAddr::V6(ip) if METADATA_V6.contains(&ip) => Some("the address is a metadata service"),
         _ => None,
     }
 }
 
-/// The metadata service of EC2 over IPv6.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
+/// Metadata services over IPv6: of EC2, of the pods of EKS (it gives out credentials), of Google Cloud. Over IPv4 they are
+/// link-local.
+const METADATA_V6: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
+    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023),
+    Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
+];
 
 /// Blocks that are no public IPv4 (IANA special-purpose registry).
 const PRIVATE_V4: [Ipv4Net; 14] = [
@@ -274,17 +293,20 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
     }
 }
 
-/// 64:ff9b:1::/48 may be used with every prefix length of RFC 6052 §2.2 from 48 on. The length is not in the address, so
-/// each reading counts whose suffix is zero as the RFC has it.
+/// 64:ff9b:1::/48 may be used with every prefix length of RFC 6052 §2.2 from 48 on, and the length is not in the address, so
+/// that each reading counts. The RFC has zeros behind the IPv4 address, but a translator need not look: with something else
+/// there a reading counts all the same, unless nothing could be reached at it.
 fn nat64_local(o: [u8; 16]) -> [Option<Ipv4Addr>; 4] {
     let zero_from = |at: usize| o.iter().skip(at).all(|&byte| byte == 0);
     let empty = zero_from(6);
-    let reading = |address: Ipv4Addr, suffix: bool| (suffix && !address.is_unspecified()).then_some(address);
-    let u = o[8] == 0;
+    let reading = |address: Ipv4Addr, rest: bool| {
+        let reachable = (1..=223).contains(&address.octets()[0]);
+        (reachable || (rest && o[8] == 0 && !address.is_unspecified())).then_some(address)
+    };
     [
-        reading(Ipv4Addr::new(o[6], o[7], o[9], o[10]), u && zero_from(11)),
-        reading(Ipv4Addr::new(o[7], o[9], o[10], o[11]), u && zero_from(12)),
-        reading(Ipv4Addr::new(o[9], o[10], o[11], o[12]), u && zero_from(13)),
+        reading(Ipv4Addr::new(o[6], o[7], o[9], o[10]), zero_from(11)),
+        reading(Ipv4Addr::new(o[7], o[9], o[10], o[11]), zero_from(12)),
+        reading(Ipv4Addr::new(o[9], o[10], o[11], o[12]), zero_from(13)),
         Some(Ipv4Addr::new(o[12], o[13], o[14], o[15])).filter(|last| empty || !last.is_unspecified()),
     ]
 }
@@ -352,6 +374,8 @@ mod tests {
             "febf::1",
             "ff02::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
             "::ffff:169.254.169.254",
             "::ffff:0.0.0.0",
             "::ffff:255.255.255.255",
@@ -366,6 +390,11 @@ mod tests {
             "64:ff9b:1:a9fe:a9:fe00::",
             "64:ff9b:1:a9:fe:a9fe::",
             "64:ff9b:1:0:a9:fea9:fe00:0",
+            // the same, with something behind it or in the byte that should be zero
+            "64:ff9b:1:a9fe:a9:fe00:0:1",
+            "64:ff9b:1:a9fe:1a9:fe00::",
+            "64:ff9b:1:a9:fe:a9fe:0:1",
+            "64:ff9b:1:0:a9:fea9:fe00:1",
             "2002:a9fe:a9fe::1",
             "2002::1",
             "2002:e000:1::",
@@ -391,6 +420,8 @@ mod tests {
             "::ffff:1.1.1.1",
             "64:ff9b::8.8.8.8",
             "64:ff9b:1::8.8.8.8",
+            "64:ff9b:1:fffe::8.8.8.8",
+            "64:ff9b:1:1::8.8.8.8",
             "64:ff9b:1:808:8:800::",
             "2002:808:808::1",
             "2001:0:4136:e378:8000:63bf:f7f7:f7f7",
@@ -503,7 +534,9 @@ mod tests {
             verdict(&named, "me.example", 7080, &["169.254.0.1", "127.0.0.1", "0.0.0.0"]),
             Err(ErrorKind::OwnListener)
         );
-        assert_eq!(verdict(&named, "me.example", 7080, &["127.0.0.1", "1.1.1.1"]), Ok(vec!["1.1.1.1".into()]));
+        for mixed in [["127.0.0.1", "1.1.1.1"], ["::1", "127.0.0.1"]] {
+            assert_eq!(verdict(&named, "me.example", 7080, &mixed), Err(ErrorKind::OwnListener), "{mixed:?}");
+        }
         assert_eq!(own("[::ffff:127.0.0.1]:7080").check_name("127.0.0.1", 7080).map_err(|e| e.kind()), {
             Err(ErrorKind::OwnListener)
         });
@@ -531,6 +564,14 @@ mod tests {
         assert!(own("0.0.0.0:7080").check_name("1.1.1.1", 7080).is_ok());
         assert!(own("0.0.0.0:7080").check_name("::1", 7080).is_ok());
         assert!(own("0.0.0.0:7080").check_name("127.0.0.1", 7081).is_ok());
+    }
+
+    #[test]
+    fn only_a_clear_no_makes_an_address_foreign() {
+        assert!(may_be_local(Ok(())));
+        for (error, local) in [(Errno::ADDRNOTAVAIL, false), (Errno::AFNOSUPPORT, false), (Errno::MFILE, true)] {
+            assert_eq!(may_be_local::<()>(Err(error.into())), local, "{error}");
+        }
     }
 
     #[test]

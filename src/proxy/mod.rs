@@ -2,13 +2,13 @@
 //!
 //! 1. [`listener`]: sockets are opened and accepted from; every connection is a task of its own.
 //! 2. `connection`: one client connection. It waits on the bare socket, hands it to hyper while there are requests, takes
-//!    it back when it is idle, and carries tunnels. `transport` is what it reads
-//!    from; `wire` and `tap` do for it what hyper's server cannot.
+//!    it back when it is idle, and carries tunnels. `transport` is what it reads from; `wire`, `tap` and `chunks` do for it
+//!    what hyper's server cannot. `multiplex` is the same for HTTP/2.
 //! 3. `forward`, `reverse` and `intercept`: what a request on the proxy port, on a `[[reverse]]` port, or inside a CONNECT
 //!    whose TLS ends here, asks for. `target` reads the request target, `auth` the proxy credentials.
 //! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
-//!    `headers` and `body` are what passes, `record` what is counted and logged of it. `connect` and `tunnel` do the same
-//!    for CONNECT.
+//!    `headers` and `body` are what passes, `framing` reads what hyper says of a broken body, `backpressure` keeps what is
+//!    on its way small, `record` is what is counted and logged. `connect` and `tunnel` do the same for CONNECT.
 //! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
 //!
 //! [`error`] says what can go wrong and whose fault it is; `answers` gives that to the client.
@@ -21,11 +21,14 @@ pub mod upstream;
 
 mod answers;
 mod auth;
+mod backpressure;
 mod body;
+mod chunks;
 mod connect;
 mod connection;
 mod exchange;
 mod forward;
+mod framing;
 mod headers;
 mod intercept;
 mod multiplex;

@@ -192,7 +192,7 @@ fn read<'r>(
     if client.context.via.is_loop(request.headers()) {
         return Err(ProxyError::new(ErrorKind::Loop, "the request has been here before: `Via` has our name"));
     }
-    if request.uri().path() == "*" {
+    if request.uri().path() == "*" || seen.no_path {
         let (route, _) = routes.find("/").ok_or_else(no_route)?;
         return Ok((route, PathAndQuery::from_static("*"), client_host));
     }

@@ -2,23 +2,30 @@
 //!
 //! hyper reads a little more into heads than a proxy may: it drops a `Content-Length` that stands beside
 //! `Transfer-Encoding`, and it takes bare line feeds. Both can be seen in the bytes only. What is kept is cut at the same
-//! places where hyper cuts: at the end of a head, and behind a body of known length. Behind a chunked body the place is not
-//! known; then what is seen counts only as far as it cannot be wrong.
+//! places where hyper cuts: at the end of a head, and behind its body, whose end is a length or is found by [`Chunks`].
 
-/// How much more than a head is kept: what hyper may have read ahead.
-const AHEAD: usize = 64 * 1024;
+use super::chunks::{Chunks, Progress};
+
+/// How much more than a head is kept, at least: what hyper may have read ahead.
+const AHEAD: usize = 128 * 1024;
 
 /// The bytes that hyper has read and the service has not been told of.
 #[derive(Debug)]
 pub(super) struct Tap {
     bytes: Vec<u8>,
-    /// So many bytes of a body are still to come.
-    skip: u64,
-    /// Whether `bytes` starts where a message starts.
-    exact: bool,
-    /// Nothing is kept until the next quiet moment.
+    body: Body,
+    /// More came than hyper can have read ahead. No head is seen any more.
     lost: bool,
     max_head: usize,
+}
+
+/// What of a body is still to come.
+#[derive(Debug)]
+enum Body {
+    Length(u64),
+    Chunked(Chunks),
+    /// It is not what it says it is.
+    Malformed,
 }
 
 /// What was seen of a head that hyper gave up on.
@@ -28,13 +35,15 @@ pub(super) struct Partial {
     pub(super) long_line: bool,
     /// The head is larger than it may be.
     pub(super) large: bool,
+    /// How many lines it has.
+    pub(super) lines: usize,
 }
 
 /// What was seen of a head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Head {
-    /// A line ends in a line feed without a carriage return.
-    pub(super) bare_line_feed: bool,
+    /// Why it must not be taken.
+    pub(super) flaw: Option<&'static str>,
     /// There is a `Content-Length`.
     pub(super) content_length: bool,
     /// The target of an OPTIONS request is a URL without a path.
@@ -43,67 +52,77 @@ pub(super) struct Head {
 
 impl Tap {
     pub(super) fn new(max_head: usize) -> Self {
-        Self { bytes: Vec::new(), skip: 0, exact: true, lost: false, max_head }
+        Self { bytes: Vec::new(), body: Body::Length(0), lost: false, max_head }
     }
 
-    /// `new` was read; `quiet`: while no exchange was going on.
-    pub(super) fn feed(&mut self, new: &[u8], quiet: bool) {
+    /// `new` was read.
+    pub(super) fn feed(&mut self, new: &[u8]) {
+        let rest = self.behind_body(new);
         if self.lost {
-            if !quiet {
-                return;
-            }
-            self.lost = false;
-            self.bytes.clear();
-        }
-        let skip = usize::try_from(self.skip).unwrap_or(usize::MAX).min(new.len());
-        self.skip = self.skip.saturating_sub(u64::try_from(skip).unwrap_or(u64::MAX));
-        let new = new.get(skip..).unwrap_or_default();
-        if self.bytes.len().saturating_add(new.len()) > self.max_head.saturating_add(AHEAD) {
-            self.lose();
             return;
         }
-        self.bytes.extend_from_slice(new);
+        let most = AHEAD.saturating_add(self.max_head.saturating_mul(2));
+        if self.bytes.len().saturating_add(rest.len()) > most {
+            self.lost = true;
+            self.bytes = Vec::new();
+            return;
+        }
+        self.bytes.extend_from_slice(rest);
     }
 
-    fn lose(&mut self) {
-        self.bytes = Vec::new();
-        self.skip = 0;
-        self.exact = false;
-        self.lost = true;
+    /// What of `new` is behind the body.
+    fn behind_body<'n>(&mut self, new: &'n [u8]) -> &'n [u8] {
+        let end = match &mut self.body {
+            Body::Length(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(new.len());
+                *left = left.saturating_sub(u64::try_from(here).unwrap_or(u64::MAX));
+                here
+            }
+            Body::Chunked(chunks) => match chunks.feed(new) {
+                Progress::More => new.len(),
+                Progress::Ended(end) => {
+                    self.body = Body::Length(0);
+                    end
+                }
+                Progress::Malformed => {
+                    self.body = Body::Malformed;
+                    new.len()
+                }
+            },
+            Body::Malformed => new.len(),
+        };
+        new.get(end..).unwrap_or_default()
+    }
+
+    /// Whether the body that is being read is not what its head says.
+    pub(super) const fn is_malformed(&self) -> bool {
+        matches!(self.body, Body::Malformed)
     }
 
     /// What has come of a head that hyper gave up on.
     pub(super) fn partial(&self) -> Partial {
         let large = self.lost || self.bytes.len() >= self.max_head;
         let line = self.bytes.iter().take(self.max_head).any(|&byte| byte == b'\n');
-        Partial { long_line: large && !self.lost && !line, large }
+        let lines = self.bytes.split(|&byte| byte == b'\n').count();
+        Partial { long_line: large && !self.lost && !line, large, lines }
     }
 
     /// A head was read, and a body of length `body` follows (`None`: chunked).
     pub(super) fn take(&mut self, body: Option<u64>) -> Head {
         let leading = self.bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let Some(end) = self.bytes.get(leading..).and_then(end_of_head).map(|end| end.saturating_add(leading)) else {
-            self.lose();
-            return Head::default();
+            return Head { flaw: Some("the head could not be followed"), ..Head::default() };
         };
-        let mut seen = look(self.bytes.get(leading..end).unwrap_or_default());
-        if !self.exact {
-            seen.bare_line_feed = false;
-            seen.no_path = false;
-        }
-        match body {
-            Some(length) => {
-                let here = self.bytes.len().saturating_sub(end);
-                let now = usize::try_from(length).unwrap_or(usize::MAX).min(here);
-                self.skip = length.saturating_sub(u64::try_from(now).unwrap_or(u64::MAX));
-                self.bytes.drain(..end.saturating_add(now));
-                self.exact = true;
-            }
-            None => self.lose(),
-        }
+        let seen = look(self.bytes.get(leading..end).unwrap_or_default());
+        self.body = body.map_or_else(|| Body::Chunked(Chunks::new()), Body::Length);
+        let bytes = std::mem::take(&mut self.bytes);
+        self.feed(bytes.get(end..).unwrap_or_default());
         seen
     }
 }
+
+/// What is said of a body that is not chunked as its head says.
+pub(super) const MALFORMED: &str = "the chunks of the body are malformed";
 
 /// Behind the first empty line.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
@@ -122,7 +141,9 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 fn look(head: &[u8]) -> Head {
     let mut seen = Head::default();
     for (at, line) in head.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        seen.bare_line_feed |= !line.ends_with(b"\r\n");
+        if !line.ends_with(b"\r\n") {
+            seen.flaw = Some("a line of the head ends in a line feed without a carriage return");
+        }
         if at == 0 {
             seen.no_path = line.strip_prefix(b"OPTIONS ").is_some_and(has_no_path);
         } else {
@@ -152,7 +173,7 @@ mod tests {
 
     fn tap(bytes: &[u8]) -> Tap {
         let mut tap = Tap::new(1024);
-        tap.feed(bytes, true);
+        tap.feed(bytes);
         tap
     }
 
@@ -166,29 +187,50 @@ mod tests {
     fn pipelined_heads_and_bodies_of_known_length_are_told_apart() {
         let mut tap = tap(b"POST /x HTTP/1.1\r\nContent-Length: 5\r\n\r\nab\n");
         assert!(tap.take(Some(5)).content_length);
-        tap.feed(b"\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\nOPTIONS http://a HTTP/1.1\n\n", false);
+        tap.feed(b"\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\nOPTIONS http://a HTTP/1.1\n\n");
         assert_eq!(tap.take(Some(0)), Head::default());
-        assert_eq!(tap.take(Some(0)), Head { bare_line_feed: true, no_path: true, ..Head::default() });
+        let last = tap.take(Some(0));
+        assert!(last.flaw.is_some() && last.no_path);
         assert!(tap.bytes.is_empty());
     }
 
     #[test]
-    fn behind_a_chunked_body_only_what_is_certain_counts() {
-        let mut tap = tap(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
-        assert_eq!(tap.take(None), Head::default());
-        tap.feed(b"more of the body", false);
-        tap.feed(b"POST / HTTP/1.1\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", true);
-        assert_eq!(tap.take(None), Head { content_length: true, ..Head::default() });
+    fn the_head_behind_a_chunked_body_is_seen_like_the_first() {
+        for (first, rest) in
+            [("", "3\r\nabc\r\n0\r\n\r\n"), ("3\r\nab", "c\r\n0\r\nX: y\r\n\r\n"), ("3\r\nabc\r\n0\r\n\r\n", "")]
+        {
+            let mut tap = tap(format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{first}").as_bytes());
+            assert_eq!(tap.take(None), Head::default());
+            tap.feed(
+                format!("{rest}POST / HTTP/1.1\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n").as_bytes(),
+            );
+            let seen = tap.take(None);
+            assert!(seen.flaw.is_some() && seen.content_length, "{first:?} {rest:?}");
+        }
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn a_body_that_is_not_chunked_is_seen_early_or_late() {
+        let mut early = tap(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc");
+        assert_eq!(early.take(None).flaw, None);
+        assert!(early.is_malformed());
+        let mut later = tap(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc");
+        assert_eq!(later.take(None).flaw, None);
+        assert!(!later.is_malformed());
+        later.feed(b"\n0\r\n\r\n");
+        assert!(later.is_malformed());
+        assert!(later.take(Some(0)).flaw.is_some());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_a_head_that_was_not_seen_is_not_taken() {
         let mut tap = Tap::new(16);
         for _ in 0..100 {
-            tap.feed(&[b'a'; 4096], true);
+            tap.feed(&[b'a'; 4096]);
         }
-        assert!(tap.bytes.len() <= 16 + AHEAD);
-        assert_eq!(tap.take(Some(0)), Head::default());
+        assert!(tap.bytes.len() <= 32 + AHEAD);
+        tap.feed(b"GET / HTTP/1.1\r\n\r\n");
+        assert!(tap.take(Some(0)).flaw.is_some());
     }
 
     #[test]

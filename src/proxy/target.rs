@@ -108,8 +108,8 @@ fn root() -> PathAndQuery {
 /// # Errors
 /// [`ErrorKind::BadRequest`].
 pub(super) fn check_head(version: Version, headers: &HeaderMap, seen: &Head) -> Result<(), ProxyError> {
-    if seen.bare_line_feed {
-        return Err(bad("a line of the head ends in a line feed without a carriage return"));
+    if let Some(flaw) = seen.flaw {
+        return Err(bad(flaw));
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -246,7 +246,7 @@ mod tests {
         let fields = head(&[("host", "a"), ("transfer-encoding", "chunked")]);
         let seen = Head { content_length: true, ..Head::default() };
         assert!(check_head(Version::HTTP_11, &fields, &seen).is_err());
-        let seen = Head { bare_line_feed: true, ..Head::default() };
+        let seen = Head { flaw: Some("odd"), ..Head::default() };
         assert!(check_head(Version::HTTP_11, &head(&[("host", "a")]), &seen).is_err());
     }
 }

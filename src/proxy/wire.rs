@@ -8,22 +8,23 @@
 //! - It gives the answers that hyper makes itself for heads it cannot read (an empty 400, 414 or 431) the form of ours.
 //!   Whatever hyper writes while no exchange is going on is such an answer.
 //! - It keeps the bytes of the head until the service has looked at them: hyper drops what a strict reader has to refuse
-//!   (`Content-Length` beside `Transfer-Encoding`, bare line feeds).
+//!   (`Content-Length` beside `Transfer-Encoding`, bare line feeds). A chunked body that is malformed breaks off here.
 //! - It keeps account of writes that do not move, for the driver to end.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
 use super::intercept::Session;
-use super::tap::{Head, Partial, Tap};
+use super::tap::{Head, MALFORMED, Partial, Tap};
 use super::transport::Transport;
 use super::tunnel::Tunnel;
 
@@ -41,6 +42,8 @@ pub(super) struct Wire {
     phase: AtomicU8,
     /// The request body is still being read, or may be.
     body_open: AtomicBool,
+    /// The request body is not chunked as its head says.
+    malformed: AtomicBool,
     /// The request body was dropped before its end, so that hyper closes.
     body_left: AtomicBool,
     /// The answer broke off, and only the way the connection ends can tell the client.
@@ -55,8 +58,8 @@ pub(super) struct Wire {
     refused: AtomicBool,
     /// The upstream sends 1xx answers without end.
     flooded: AtomicBool,
-    /// A write is waiting for the client.
-    stalled: AtomicBool,
+    /// Whether a write is waiting for the client.
+    pressure: Backpressure,
     /// For how long a write may wait, in milliseconds; 0: for ever.
     patience: AtomicU64,
     /// Bytes written; read by the driver to see whether anything moves.
@@ -123,6 +126,7 @@ impl Wire {
             is_stream,
             phase: AtomicU8::new(QUIET),
             body_open: AtomicBool::new(false),
+            malformed: AtomicBool::new(false),
             body_left: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             until_close: AtomicBool::new(false),
@@ -130,7 +134,7 @@ impl Wire {
             respell: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
-            stalled: AtomicBool::new(false),
+            pressure: Backpressure::default(),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
             has_queue: AtomicBool::new(false),
@@ -162,7 +166,7 @@ impl Wire {
     /// A stream's client is to take a piece of the answer.
     pub(super) fn stream_waits(&self) {
         if self.is_stream {
-            self.stalled.store(true, Ordering::Relaxed);
+            self.pressure.stall();
         }
     }
 
@@ -179,7 +183,9 @@ impl Wire {
         let mut inner = self.lock();
         inner.exchange = inner.exchange.wrapping_add(1);
         inner.read_some = false;
-        inner.tap.take(body)
+        let seen = inner.tap.take(body);
+        self.malformed.store(inner.tap.is_malformed(), Ordering::Relaxed);
+        seen
     }
 
     /// From now on up to `most` 1xx answers are passed on. Returns what [`Wire::interim`] has to be called with.
@@ -298,6 +304,11 @@ impl Wire {
         self.body_open.store(false, Ordering::Relaxed);
     }
 
+    /// Whether the request body is not chunked as its head says.
+    pub(super) fn body_is_malformed(&self) -> bool {
+        self.malformed.load(Ordering::Relaxed)
+    }
+
     /// Whether the request body has been read whole, so that the next request can be found behind it.
     pub(super) fn body_is_read(&self) -> bool {
         !self.body_open.load(Ordering::Relaxed) && !self.body_left.load(Ordering::Relaxed)
@@ -325,7 +336,17 @@ impl Wire {
 
     /// Bytes written so far, if a write is waiting for the client.
     pub(super) fn stalled_at(&self) -> Option<u64> {
-        self.stalled.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+        self.pressure.is_stalled().then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    /// So much of the answer's body is going to be written.
+    pub(super) fn takes_body(&self, bytes: usize) {
+        self.pressure.take(bytes);
+    }
+
+    /// Whether the answer's body has to wait for the client; then its task is woken when it may go on.
+    pub(super) fn holds_body(&self, cx: &Context<'_>) -> bool {
+        self.pressure.holds(cx)
     }
 
     /// After this answer the connection is something else.
@@ -360,6 +381,7 @@ pub(super) type Refuse = dyn Fn(StatusCode, Partial) -> Vec<u8> + Send + Sync;
 /// A client's socket as hyper sees it.
 pub(super) struct ClientIo {
     stream: Transport,
+    pieces: Pieces,
     /// Bytes that were read before hyper was there.
     early: Bytes,
     wire: Arc<Wire>,
@@ -370,7 +392,7 @@ pub(super) struct ClientIo {
 
 impl ClientIo {
     pub(super) fn new(stream: Transport, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
-        Self { stream, early, wire, refuse, mid: false }
+        Self { stream, pieces: Pieces::of(FROM_CLIENT), early, wire, refuse, mid: false }
     }
 
     /// The connection, and what was never given to hyper.
@@ -397,7 +419,7 @@ impl ClientIo {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.wire.stalled.store(true, Ordering::Relaxed);
+                    self.wire.pressure.stall();
                     return Poll::Pending;
                 }
             };
@@ -445,7 +467,7 @@ impl ClientIo {
         match &result {
             Poll::Ready(Ok(written)) => self.wire.moved(*written),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.wire.stalled.store(true, Ordering::Relaxed),
+            Poll::Pending => self.wire.pressure.stall(),
         }
         result
     }
@@ -453,7 +475,7 @@ impl ClientIo {
 
 impl Wire {
     fn moved(&self, written: usize) {
-        self.stalled.store(false, Ordering::Relaxed);
+        self.pressure.moved();
         self.written.fetch_add(u64::try_from(written).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
@@ -463,10 +485,7 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         let before = buf.filled().len();
         if this.early.is_empty() {
-            match Pin::new(&mut this.stream).poll_read(cx, buf) {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
-            }
+            ready!(this.pieces.poll_read(&mut this.stream, cx, buf))?;
         } else {
             let take = this.early.len().min(buf.remaining());
             buf.put_slice(this.early.get(..take).unwrap_or_default());
@@ -474,10 +493,13 @@ impl AsyncRead for ClientIo {
         }
         let new = buf.filled().get(before..).unwrap_or_default();
         if !new.is_empty() {
-            let quiet = this.wire.phase.load(Ordering::Relaxed) == QUIET;
             let mut inner = this.wire.lock();
             inner.read_some = true;
-            inner.tap.feed(new, quiet);
+            inner.tap.feed(new);
+            if inner.tap.is_malformed() {
+                this.wire.malformed.store(true, Ordering::Relaxed);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MALFORMED)));
+            }
         }
         Poll::Ready(Ok(()))
     }

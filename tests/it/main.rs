@@ -11,6 +11,7 @@
     reason = "a test fails by a panic, and may wait and look at the clock"
 )]
 
+mod bounds;
 mod ca;
 mod clients;
 mod config;
@@ -19,12 +20,14 @@ mod exchanges;
 mod exec;
 mod failures;
 mod forward;
+mod identity;
 mod intercept;
 mod layers;
 mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod pool;
 mod reverse;
 mod storm;
 mod support;

@@ -49,6 +49,7 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
+use crate::metrics::Metrics;
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{ErrorKind, ProxyError};
 use crate::proxy::target::authority;
@@ -142,6 +143,8 @@ impl<B: Send + 'static> Upstreams<B> {
         let mut http1 = http1::Builder::new();
         http1
             .preserve_header_case(true)
+            // White space between a name and its colon is for a proxy to remove (RFC 9112 §5.1).
+            .allow_spaces_after_header_name_in_responses(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(READ_BUFFER.max(limits.max_header_bytes));
         if limits.max_header_fields != HYPER_MAX_FIELDS {
@@ -193,6 +196,11 @@ impl<B: Send + 'static> Upstreams<B> {
             }
         }
         Ok(())
+    }
+
+    /// Counts the bounds reached in looking up names, for as long as `metrics` is there.
+    pub fn count_with(&self, metrics: &Arc<Metrics>) {
+        self.inner.resolver.count_with(Arc::downgrade(metrics));
     }
 
     /// What the pool holds now.
@@ -304,7 +312,8 @@ where
                 }
             }
         };
-        inner.open(to, host, slot).await.map(|lease| (lease, false))
+        // Boxed: seldom needed, and large.
+        Box::pin(inner.open(to, host, slot)).await.map(|lease| (lease, false))
     }
 }
 
@@ -350,7 +359,9 @@ where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.sweep();
-        let handshake = self.http1.handshake(TokioIo::new(Patient::new(stream)));
+        let stream = Patient::new(stream);
+        let pressure = stream.pressure();
+        let handshake = self.http1.handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
@@ -359,7 +370,7 @@ where
             }
             drop(slot);
         });
-        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false })))
+        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false, pressure })))
     }
 
     async fn start_http2<T>(
@@ -436,7 +447,7 @@ where
 {
     *request.version_mut() = Version::HTTP_11;
     let (parts, body) = request.into_parts();
-    let (body, watch) = Outgoing::new(body);
+    let (body, watch) = Outgoing::new(body, Some(&line.pressure));
     let sent = line.sender.try_send_request(Request::from_parts(parts, body));
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch }
 }
@@ -456,7 +467,7 @@ where
     let (body, empty, watch) = if body.is_end_stream() {
         (Outgoing::empty(), Some(body), None)
     } else {
-        let (body, watch) = Outgoing::new(body);
+        let (body, watch) = Outgoing::new(body, None);
         (body, None, watch)
     };
     let kept = Some(Kept { head: parts, body: empty });
@@ -499,6 +510,10 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
     if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
         return refuse("a response with several values of `Content-Length`");
     }
+    // hyper reads it only where there is a body.
+    if length.is_some_and(|length| !is_length(length.as_bytes())) {
+        return refuse("a response with a `Content-Length` that is no length");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
     if length.is_some() {
@@ -508,6 +523,11 @@ fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), Prox
         return refuse("a response with a `Transfer-Encoding` other than `chunked`");
     }
     Ok(())
+}
+
+fn is_length(value: &[u8]) -> bool {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.

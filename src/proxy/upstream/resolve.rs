@@ -1,5 +1,6 @@
 //! Names to addresses, by the system's resolver: what holds for the node's own programs (hosts file, search list, split DNS)
-//! holds here.
+//! holds here. So `peer` may be found as `peer.corp.example`; with dots enough (`ndots`) a name is itself first. The key
+//! stays what the client wrote, without a dot at its end; rules on names judge that, rules on addresses what it led to.
 //!
 //! The system's resolver blocks a thread and cannot be stopped, and clients choose the names. So at most [`MAX_LOOKUPS`]
 //! run at a time, each name is looked up once however many requests wait for it, and both the waiting and the remembered
@@ -9,13 +10,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::dial;
+use crate::metrics::{Bound, Metrics};
 use crate::proxy::error::{ErrorKind, ProxyError};
 
 /// How many look-ups run at a time.
@@ -27,13 +29,16 @@ const MAX_FLIGHTS: usize = 4096;
 /// How many names are remembered.
 const MAX_NAMES: usize = 4096;
 
+/// What a request is told that finds either bound reached.
+const TOO_MANY: &str = "too many names are being looked up";
+
 /// How many addresses of one name are used.
 const MAX_ADDRESSES: usize = 64;
 
 /// The addresses of a name, in the order of the resolver (RFC 6724).
 pub(super) type Addresses = Arc<[IpAddr]>;
 
-type Answer = Result<Addresses, (ErrorKind, String)>;
+type Answer = Result<Addresses, (ErrorKind, Option<Bound>, String)>;
 
 /// The system's resolver, with a bounded memory.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ struct Shared {
     lookups: Semaphore,
     source: Source,
     names: Mutex<Names>,
+    /// Weak, since the metrics know the pool.
+    metrics: OnceLock<Weak<Metrics>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +84,21 @@ impl Resolver {
 
     fn with_source(ttl: Duration, timeout: Duration, source: Source) -> Self {
         let lookups = Semaphore::new(MAX_LOOKUPS);
-        Self { shared: Arc::new(Shared { ttl, timeout, lookups, source, names: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                ttl,
+                timeout,
+                lookups,
+                source,
+                names: Mutex::default(),
+                metrics: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Where bounds are counted.
+    pub(super) fn count_with(&self, metrics: Weak<Metrics>) {
+        let _ = self.shared.metrics.set(metrics);
     }
 
     /// The addresses of `host`: at least one. An address literal is its own answer.
@@ -102,7 +123,7 @@ impl Resolver {
         };
         match landed.as_deref() {
             Ok(Some(Ok(addresses))) => Ok(Arc::clone(addresses)),
-            Ok(Some(Err((kind, detail)))) => Err(ProxyError::new(*kind, detail.clone())),
+            Ok(Some(Err((kind, bound, detail)))) => Err(ProxyError::new(*kind, detail.clone()).at(*bound)),
             _ => Err(ProxyError::new(ErrorKind::Internal, "the look-up of the name was given up")),
         }
     }
@@ -130,12 +151,25 @@ impl Shared {
         let full = names.flights.len() >= MAX_FLIGHTS;
         match names.flights.entry(host.into()) {
             Entry::Occupied(flight) => Ok(Joined::Flight(flight.get().clone())),
-            Entry::Vacant(_) if full => Err(ProxyError::new(ErrorKind::Overload, "too many names are being looked up")),
+            Entry::Vacant(_) if full => Err(ProxyError::new(ErrorKind::Overload, TOO_MANY).at(Some(Bound::Lookups))),
             Entry::Vacant(place) => {
                 let (landed, flight) = watch::channel(None);
                 place.insert(flight.clone());
                 Ok(Joined::Start(flight, Flight { shared: Arc::clone(self), host: host.into(), landed }))
             }
+        }
+    }
+
+    /// As many addresses as are used.
+    fn bounded(&self, found: Addresses) -> Addresses {
+        match found.get(..MAX_ADDRESSES) {
+            Some(used) if used.len() < found.len() => {
+                if let Some(metrics) = self.metrics.get().and_then(Weak::upgrade) {
+                    metrics.bound_reached(Bound::Addresses);
+                }
+                used.into()
+            }
+            _ => found,
         }
     }
 
@@ -165,7 +199,7 @@ struct Flight {
 
 impl Flight {
     async fn run(self) {
-        let answer = self.look_up().await;
+        let answer = self.look_up().await.map(|found| self.shared.bounded(found));
         if let Ok(addresses) = &answer {
             self.shared.remember(&self.host, addresses);
         }
@@ -176,13 +210,13 @@ impl Flight {
         // Waiting for a turn is our own bound, not the name's fault.
         let turn = tokio::time::timeout(self.shared.timeout, self.shared.lookups.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err((ErrorKind::Overload, "too many names are being looked up".to_owned()));
+            return Err((ErrorKind::Overload, Some(Bound::Lookups), TOO_MANY.to_owned()));
         };
         match self.shared.source.look_up(&self.host).await {
-            Ok(addresses) if addresses.is_empty() => Err((ErrorKind::Dns, "the name has no address".to_owned())),
+            Ok(addresses) if addresses.is_empty() => Err((ErrorKind::Dns, None, "the name has no address".to_owned())),
             Ok(addresses) => Ok(addresses.into()),
-            Err(error) if dial::is_our_bound(&error) => Err((ErrorKind::Overload, error.to_string())),
-            Err(error) => Err((ErrorKind::Dns, error.to_string())),
+            Err(error) if dial::is_our_bound(&error) => Err((ErrorKind::Overload, None, error.to_string())),
+            Err(error) => Err((ErrorKind::Dns, None, error.to_string())),
         }
     }
 }
@@ -201,7 +235,11 @@ impl Source {
             Self::Fixed(fixed) => return fixed.look_up(host).await,
         };
         let mut addresses = Vec::new();
-        for ip in found.map(|address: SocketAddr| address.ip()).take(MAX_ADDRESSES) {
+        for ip in found.map(|address: SocketAddr| address.ip()) {
+            // One more tells that there are too many.
+            if addresses.len() > MAX_ADDRESSES {
+                break;
+            }
             if !addresses.contains(&ip) {
                 addresses.push(ip);
             }
@@ -234,6 +272,8 @@ mod tests {
             match host {
                 "none.example" => Err(io::Error::other("no such name")),
                 "empty.example" => Ok(Vec::new()),
+                "many.example" => Ok((0..=64).map(|n| IpAddr::from([127, 0, 1, n])).collect()),
+                "full.example" => Ok((1..=64).map(|n| IpAddr::from([127, 0, 1, n])).collect()),
                 _ => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
             }
         }
@@ -325,6 +365,15 @@ mod tests {
         }
         assert_eq!(source.asked(), MAX_LOOKUPS);
         assert!(kinds.iter().all(|kind| matches!(kind, ErrorKind::DnsTimeout | ErrorKind::Overload)), "{kinds:?}");
+    }
+
+    #[tokio::test]
+    async fn the_first_addresses_of_very_many_are_used() {
+        let (resolver, _) = fixed(100, LONG, LONG);
+        for (name, first) in [("many.example", [127, 0, 1, 0]), ("full.example", [127, 0, 1, 1])] {
+            let found = resolver.resolve(name).await.unwrap();
+            assert_eq!((found.len(), found[0]), (MAX_ADDRESSES, IpAddr::from(first)));
+        }
     }
 
     #[tokio::test]

@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -41,13 +42,63 @@ impl Authority {
         self.dir.path().join("ca.pem")
     }
 
+    /// A certificate with `names`, `DNS:…` or `URI:…`, and its key, both in PEM.
+    pub fn certificate(&self, names: &[&str]) -> (String, String) {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| match name.split_once(':').unwrap() {
+                ("DNS", name) => SanType::DnsName(name.try_into().unwrap()),
+                ("IP", address) => SanType::IpAddress(address.parse().unwrap()),
+                ("URI", uri) => SanType::URI(uri.try_into().unwrap()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// A server that shows a certificate with `names` and asks every client for one by `clients`.
+    pub fn mutual(&self, names: &[&str], clients: Option<&Authority>) -> TlsAcceptor {
+        let (certificate, key) = self.certificate(names);
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(clients.issuer.der().clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![certificate], key).unwrap()))
+    }
+
     /// A server that shows a certificate for `names`.
     pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
         self.acceptor_until(names, None)
     }
 
+    /// As [`Authority::acceptor`], but without TLS 1.3.
+    pub fn only_tls12(&self, names: &[&str]) -> TlsAcceptor {
+        self.acceptor_with(names, None, &[&rustls::version::TLS12])
+    }
+
     /// As [`Authority::acceptor`], but the certificate ended in that year.
     pub fn acceptor_until(&self, names: &[&str], year: Option<i32>) -> TlsAcceptor {
+        self.acceptor_with(names, year, rustls::DEFAULT_VERSIONS)
+    }
+
+    fn acceptor_with(
+        &self,
+        names: &[&str],
+        year: Option<i32>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> TlsAcceptor {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         if let Some(year) = year {
@@ -59,7 +110,7 @@ impl Authority {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)

@@ -5,7 +5,12 @@
 //! test.
 
 mod connect;
+mod connections;
+mod destinations;
 mod fields;
+mod framing;
+mod messages;
+mod peer;
 mod semantics;
 mod traps;
 
