@@ -20,6 +20,7 @@ mod exchanges;
 mod exec;
 mod failures;
 mod forward;
+mod fuzzed;
 mod identity;
 mod intercept;
 mod layers;
