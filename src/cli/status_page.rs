@@ -83,6 +83,10 @@ fn head(list: &List, style: Style) -> String {
         })
         .collect();
     text.push_str(&fit(&format!("listening on {}", listening.join(", ")), style));
+    if !list.intercept.is_empty() {
+        let hosts: Vec<_> = list.intercept.iter().map(|host| clean(host)).collect();
+        text.push_str(&fit(&format!("seeing inside TLS to {}", hosts.join(", ")), style));
+    }
     let totals = &list.totals;
     let mut counts =
         format!("{} forwarded, {} answered locally", count(totals.forwarded, "request"), totals.short_circuited);

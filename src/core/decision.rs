@@ -125,6 +125,9 @@ pub enum Purpose {
     Request,
     /// A CONNECT tunnel: opaque, so that only reaching the host proves anything.
     Tunnel,
+    /// A CONNECT whose TLS ends at us: the requests inside ask for themselves. It is kept out of a cooldown, and proves
+    /// nothing at all: it is never the probe and never waits for one.
+    Session,
 }
 
 /// What an admission lets pass, and what its outcome may mean.
@@ -163,7 +166,7 @@ impl Admission {
 pub enum Decision {
     /// It may pass, and its outcome counts.
     Forward(Admission),
-    /// It may pass, and its outcome says nothing about this key (a tunnel after a rate limit).
+    /// It may pass, and its outcome says nothing about this key (a session; a tunnel after a rate limit).
     Pass,
     /// It must not pass.
     ShortCircuit(NotUntil),

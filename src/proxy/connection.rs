@@ -31,14 +31,17 @@ use super::body::{RequestBody, ResponseBody};
 use super::error::{ErrorKind, ProxyError};
 use super::forward;
 use super::headers::Via;
+use super::intercept::{self, Interceptor};
 use super::multiplex;
 use super::reverse::{self, Routes};
 use super::shared::Shared;
 use super::tap::{Head, Partial};
 use super::transport::Transport;
-use super::tunnel::{Ended, Tunnel};
+use super::tunnel::Ended;
 use super::upstream::Upstreams;
-use super::wire::{ClientIo, Refuse, Wire};
+use super::wire::{ClientIo, HandOver, Refuse, Wire};
+use crate::core::key::Key;
+use crate::intercept::Interception;
 use crate::metrics::{Bound, Listener};
 use crate::table::clock;
 
@@ -62,6 +65,7 @@ pub(super) struct Context {
     pub(super) upstreams: Upstreams<RequestBody>,
     pub(super) via: Via,
     pub(super) auth: Option<Authenticator>,
+    pub(super) interceptor: Option<Interceptor>,
     tunnels: Arc<Semaphore>,
     http: http1::Builder,
     refuse: Arc<Refuse>,
@@ -77,19 +81,25 @@ pub(super) enum Port {
     Proxy,
     /// A `[[reverse]]` address.
     Reverse(Routes),
+    /// A CONNECT on the forward proxy to the host of this key, whose TLS ends here.
+    Inside(Key),
 }
 
 impl Port {
     pub(super) const fn listener(&self) -> Listener {
         match self {
-            Self::Proxy => Listener::Proxy,
+            Self::Proxy | Self::Inside(_) => Listener::Proxy,
             Self::Reverse(_) => Listener::Reverse,
         }
     }
 }
 
 impl Context {
-    pub(super) fn new(shared: Arc<Shared>, upstreams: Upstreams<RequestBody>) -> Arc<Self> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        upstreams: Upstreams<RequestBody>,
+        interception: Option<Arc<Interception>>,
+    ) -> Arc<Self> {
         let limits = &shared.settings.limits;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -114,6 +124,7 @@ impl Context {
         Arc::new(Self {
             via: Via::new(&shared.name, shared.settings.listen.via),
             auth: shared.settings.listen.auth.as_ref().map(Authenticator::new),
+            interceptor: interception.map(Interceptor::new),
             tunnels: Arc::new(Semaphore::new(limits.max_tunnels.min(Semaphore::MAX_PERMITS))),
             http,
             refuse,
@@ -144,7 +155,7 @@ impl Context {
 
     fn allows(&self, port: &Port, peer: SocketAddr) -> bool {
         match port {
-            Port::Proxy => reverse::allows(&self.shared.settings.listen.clients, peer.ip()),
+            Port::Proxy | Port::Inside(_) => reverse::allows(&self.shared.settings.listen.clients, peer.ip()),
             Port::Reverse(routes) => routes.allows(peer.ip()),
         }
     }
@@ -170,6 +181,7 @@ impl Client {
         match &*self.port {
             Port::Proxy => forward::serve(self, request, seen, arrived).await,
             Port::Reverse(routes) => reverse::serve(self, routes, request, seen, arrived).await,
+            Port::Inside(key) => intercept::serve(self, key, request, seen, arrived).await,
         }
     }
 }
@@ -178,13 +190,47 @@ impl Client {
 pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let mut drain = context.drain.subscribe();
-    let (mut stream, mut early) = (Transport::Socket(stream), Bytes::new());
-    let mut is_fresh = true;
+    serve(context, port, Transport::Socket(stream), (peer, local), &mut drain).await;
+}
+
+/// Serves what a client has handed over after CONNECT, or an upgrade, to its end. Boxed without its type: a session is a
+/// connection in a connection.
+pub(super) fn go_on(
+    context: Arc<Context>,
+    next: HandOver,
+    stream: Transport,
+    early: Bytes,
+    ends: (SocketAddr, SocketAddr),
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match next {
+        HandOver::Tunnel(tunnel) => Box::pin(async move {
+            if tunnel.run(stream, early).await == Ended::Idle {
+                context.shared.metrics.bound_reached(Bound::TunnelIdle);
+            }
+        }),
+        HandOver::Session(session) => Box::pin(async move {
+            let mut drain = context.drain.subscribe();
+            session.run(context, stream, early, ends, &mut drain).await;
+        }),
+    }
+}
+
+/// Serves requests over HTTP/1, or HTTP/2 by prior knowledge, to the end of the connection.
+pub(super) async fn serve(
+    context: Arc<Context>,
+    port: Arc<Port>,
+    mut stream: Transport,
+    (peer, local): (SocketAddr, SocketAddr),
+    drain: &mut watch::Receiver<bool>,
+) {
+    let mut early = Bytes::new();
+    // Over TLS, HTTP/2 is agreed on by ALPN and by nothing else (RFC 9113 §3.2).
+    let mut is_fresh = matches!(*port, Port::Proxy | Port::Reverse(_));
     loop {
         if early.is_empty() {
-            match wait(&context, &mut stream, &mut drain).await {
+            match wait(&context, &mut stream, drain).await {
                 Some(first) => early = first,
-                None => return,
+                None => return stream.close().await,
             }
         }
         if !context.allows(&port, peer) {
@@ -193,7 +239,7 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
         }
         let within = context.shared.settings.limits.header_timeout;
         if std::mem::take(&mut is_fresh) && multiplex::is_preface(&mut stream, &mut early, within).await {
-            return Box::pin(multiplex::run(context, port, stream, early, (peer, local), &mut drain)).await;
+            return Box::pin(multiplex::run(context, port, stream, early, (peer, local), drain)).await;
         }
         let client = Arc::new(Client {
             context: Arc::clone(&context),
@@ -203,14 +249,9 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
             port: Arc::clone(&port),
         });
         // Boxed, so that an idle connection does not keep the room for a busy one.
-        match Box::pin(converse(client, stream, early, &mut drain)).await {
+        match Box::pin(converse(client, stream, early, drain)).await {
             Next::Wait(idle, rest) => (stream, early) = (idle, rest),
-            Next::Tunnel(tunnel, stream, early) => {
-                if Box::pin(tunnel.run(stream, early)).await == Ended::Idle {
-                    context.shared.metrics.bound_reached(Bound::TunnelIdle);
-                }
-                return;
-            }
+            Next::Other(next, stream, early) => return go_on(context, next, stream, early, (peer, local)).await,
             Next::Over => return,
         }
     }
@@ -240,8 +281,8 @@ async fn wait(context: &Context, stream: &mut Transport, drain: &mut watch::Rece
 enum Next {
     /// It is idle.
     Wait(Transport, Bytes),
-    /// It has become a tunnel.
-    Tunnel(Tunnel, Transport, Bytes),
+    /// It has become something else.
+    Other(HandOver, Transport, Bytes),
     /// It is over.
     Over,
 }
@@ -306,13 +347,13 @@ async fn converse(client: Arc<Client>, stream: Transport, early: Bytes, drain: &
 async fn end(context: &Context, wire: &Wire, done: Done, stream: Transport, rest: Bytes) -> Next {
     match done {
         Done::Idle => return Next::Wait(stream, rest),
-        Done::Drained => {}
+        Done::Drained => stream.close().await,
         Done::Stalled => {
             context.shared.metrics.bound_reached(Bound::BodyIdle);
             stream.set_reset();
         }
-        Done::Served(Ok(())) => match wire.take_tunnel() {
-            Some(tunnel) => return Next::Tunnel(tunnel, stream, rest),
+        Done::Served(Ok(())) => match wire.take_over() {
+            Some(next) => return Next::Other(next, stream, rest),
             None => linger(stream).await,
         },
         Done::Served(Err(error)) => {

@@ -31,7 +31,7 @@ use super::reverse::Mapping;
 use super::shared::Host;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::{self, Target, Through};
-use super::wire::Interim;
+use super::wire::{HandOver, Interim};
 use crate::core::classify::{self, Reading};
 use crate::core::decision::{Purpose, Reason};
 use crate::core::key::KeyRef;
@@ -321,12 +321,12 @@ impl Exchange<'_> {
         }
         parts.version = self.shape.version;
         if let (Some(upgrade), Some(place)) = (upgrade, place.tunnel) {
-            client.wire.set_tunnel(Tunnel {
+            client.wire.hand_over(HandOver::Tunnel(Tunnel {
                 far: Far::Upgrade(upgrade),
                 counts: host.metrics.tunnel(),
                 idle: host.settings.timeouts.tunnel_idle,
                 place,
-            });
+            }));
             return Response::from_parts(parts, ResponseBody::local(Bytes::new(), &client.wire, Some(record)));
         }
         if client.must_close() {

@@ -27,10 +27,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::body::ResponseBody;
-use super::connection::{Client, Context, Port};
+use super::connection::{self, Client, Context, Port};
 use super::tap::Head;
 use super::transport::{Prefixed, Transport};
-use super::tunnel::Ended;
 use super::wire::Wire;
 use crate::config::settings::Limits;
 use crate::metrics::Bound;
@@ -181,14 +180,12 @@ fn is_flood(error: &hyper::Error) -> bool {
 async fn serve(client: Client, mut request: Request<Incoming>, streams: Streams) -> Response<ResponseBody> {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let response = client.serve(request, Head::default()).await;
-    if let (Some(tunnel), Some(upgrade)) = (client.wire.take_tunnel(), upgrade) {
-        let context = Arc::clone(&client.context);
+    if let (Some(next), Some(upgrade)) = (client.wire.take_over(), upgrade) {
+        let (context, ends) = (Arc::clone(&client.context), (client.peer, client.local));
         streams.spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let stream = Transport::Stream(Box::new(TokioIo::new(upgraded)));
-            if tunnel.run(stream, Bytes::new()).await == Ended::Idle {
-                context.shared.metrics.bound_reached(Bound::TunnelIdle);
-            }
+            connection::go_on(context, next, stream, Bytes::new(), ends).await;
         });
     }
     response

@@ -5,13 +5,17 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+/// How long a client may take for the few bytes that end TLS.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A client's connection.
 pub(super) enum Transport {
@@ -54,6 +58,13 @@ impl Transport {
         match socket.peek(&mut seen).await {
             Ok(length) => seen.get(..length).is_some_and(|seen| bytes.starts_with(seen)),
             Err(_) => false,
+        }
+    }
+
+    /// Ends an idle connection. TLS says so before its transport ends, or the end would look like an attack (RFC 9112 §9.8).
+    pub(super) async fn close(mut self) {
+        if let Self::Secure(stream) = &mut self {
+            let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
         }
     }
 

@@ -23,6 +23,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
+use super::intercept::Session;
 use super::tap::{Head, MALFORMED, Partial, Tap};
 use super::transport::Transport;
 use super::tunnel::Tunnel;
@@ -77,8 +78,17 @@ struct Inner {
     /// How many of the exchange were dropped.
     dropped: usize,
     waker: Option<Waker>,
-    tunnel: Option<Tunnel>,
+    next: Option<HandOver>,
     read_some: bool,
+}
+
+/// What a connection, or a stream, is after a 101 or a 200 to CONNECT.
+#[derive(Debug)]
+pub(super) enum HandOver {
+    /// Bytes both ways.
+    Tunnel(Tunnel),
+    /// TLS that ends here, with requests inside.
+    Session(Session),
 }
 
 /// No exchange; everything is written.
@@ -135,7 +145,7 @@ impl Wire {
                 interim: None,
                 dropped: 0,
                 waker: None,
-                tunnel: None,
+                next: None,
                 read_some: false,
             }),
         }
@@ -339,13 +349,14 @@ impl Wire {
         self.pressure.holds(cx)
     }
 
-    /// After this answer the connection is a tunnel.
-    pub(super) fn set_tunnel(&self, tunnel: Tunnel) {
-        self.lock().tunnel = Some(tunnel);
+    /// After this answer the connection is something else.
+    pub(super) fn hand_over(&self, to: HandOver) {
+        self.lock().next = Some(to);
     }
 
-    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
-        self.lock().tunnel.take()
+    /// What the connection has become.
+    pub(super) fn take_over(&self) -> Option<HandOver> {
+        self.lock().next.take()
     }
 }
 

@@ -355,6 +355,21 @@ fn a_host_that_is_only_seen_as_connect_is_told_apart() {
 }
 
 #[test]
+fn a_session_takes_no_permit_and_is_neither_a_tunnel_nor_saved_twice() {
+    for (mode, refused) in [(Mode::Enforce, true), (Mode::Observe, false), (Mode::Off, false)] {
+        let (table, _) = table(10, mode);
+        let session = |now| table.admit(&name("session").as_ref(), Purpose::Session, at(now)).1;
+        assert!(matches!(session(100), Verdict::Pass), "{mode:?}");
+        if let Verdict::Forward(permit) = admit(&table, "session", 100) {
+            permit.complete(&limited(60), Some(429), None, at(100), 0);
+        }
+        assert_eq!(matches!(session(101), Verdict::ShortCircuit(_)), refused, "{mode:?}");
+        let snapshot = snapshot(&table, "session", 101);
+        assert_eq!((snapshot.would_have, snapshot.tunnels, snapshot.only_tunnels), (0, 0, false), "{mode:?}");
+    }
+}
+
+#[test]
 fn one_signal_among_parallel_requests_stops_every_thread() {
     let (table, _) = table(10, Mode::Enforce);
     let table = &table;

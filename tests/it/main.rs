@@ -23,6 +23,7 @@ mod forward;
 mod fuzzed;
 mod grpc;
 mod identity;
+mod intercept;
 mod layers;
 mod lifecycle;
 mod logs;

@@ -999,6 +999,43 @@ fn clause_7_3_a_tunnel_never_resets_the_ladder_of_rate_limits() {
     assert_eq!(key.view(113).rate_step, 1);
 }
 
+// ---------------------------------------------------------------- 7.3, sessions whose TLS ends here
+
+fn session(key: &mut Fixture, now: u64) -> Decision {
+    key.admit_for(Purpose::Session, at(now))
+}
+
+#[test]
+fn clause_7_3_a_session_is_refused_while_the_host_cools_and_otherwise_passes_without_a_permit() {
+    assert_eq!(session(&mut Fixture::new(), 100), Decision::Pass);
+    let (mut key, _) = Fixture::cooling(100, 5);
+    assert!(matches!(session(&mut key, 104), Decision::ShortCircuit(_)));
+    assert_eq!(session(&mut key, 105), Decision::Pass);
+    assert_eq!(key.state(105), State::Probing);
+    let probe = key.forward(105);
+    assert!(matches!(probe.kind(), AdmissionKind::Probe(1)), "the request inside is the probe");
+    assert_eq!(session(&mut key, 105), Decision::Pass);
+    key.observe(probe, &Outcome::Success, 105);
+    key.forward(105);
+    assert!(matches!(key.admit(105), Decision::ShortCircuit(_)), "the ramp has one place");
+    assert_eq!(session(&mut key, 105), Decision::Pass);
+    assert_eq!(session(&mut key, 500), Decision::Pass);
+}
+
+#[test]
+fn clause_7_3_a_session_is_no_probe_of_a_failing_or_frozen_host_either() {
+    let mut failing = Fixture::with_breaker(1);
+    failing.exchange(&FAILING, 100);
+    let mut frozen = Fixture::new();
+    frozen.freeze(secs_of(1), 100);
+    for mut key in [failing, frozen] {
+        assert!(matches!(session(&mut key, 100), Decision::ShortCircuit(_)));
+        assert_eq!(session(&mut key, 101), Decision::Pass);
+        assert!(!key.view(101).probe_out);
+        assert!(matches!(key.forward(101).kind(), AdmissionKind::Probe(1)));
+    }
+}
+
 // ---------------------------------------------------------------- policy
 
 #[test]
