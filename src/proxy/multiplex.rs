@@ -23,7 +23,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::body::ResponseBody;
@@ -41,9 +41,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams of one connection at a time.
 const MAX_STREAMS: u32 = 128;
 
-/// What may be on its way to us for one stream, and for all of a connection; and from us.
+/// What may be on its way to us for one stream, and for all of a connection; and from us. The connection's is the sum of its
+/// streams', so that streams whose upstreams take nothing do not hold up the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Streams that a client opened and reset before we looked at them ("rapid reset").
@@ -170,12 +171,15 @@ pub(super) async fn run(
     }
 }
 
-/// Whether a connection was ended because the client made us work for nothing.
+/// Whether a connection was ended because the client made us work for nothing: too many of something, or a head so large
+/// that not even its decompression is worth going on with (COMPRESSION_ERROR).
 fn is_flood(error: &hyper::Error) -> bool {
     error
         .source()
         .and_then(|source| source.downcast_ref::<h2::Error>())
-        .is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && !error.is_remote())
+        .filter(|error| !error.is_remote())
+        .and_then(h2::Error::reason)
+        .is_some_and(|reason| [h2::Reason::ENHANCE_YOUR_CALM, h2::Reason::COMPRESSION_ERROR].contains(&reason))
 }
 
 async fn serve(client: Client, mut request: Request<Incoming>, streams: Streams) -> Response<ResponseBody> {
@@ -201,8 +205,9 @@ pub(super) struct Streams(Arc<Mutex<Tasks>>);
 #[derive(Debug, Default)]
 struct Tasks {
     set: JoinSet<()>,
-    /// The stream whose task comes next: hyper starts it as soon as the service has been called.
-    announced: Option<Arc<Wire>>,
+    /// The stream whose task comes next: hyper starts it as soon as the service has been called, in the same task. Other
+    /// tasks may start some of their own in between.
+    announced: Option<(Arc<Wire>, Option<Id>)>,
     live: Vec<Stream>,
 }
 
@@ -220,14 +225,17 @@ impl Streams {
     }
 
     fn announce(&self, wire: &Arc<Wire>) {
-        self.lock().announced = Some(Arc::clone(wire));
+        self.lock().announced = Some((Arc::clone(wire), task::try_id()));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.lock();
-        let wire = tasks.announced.take();
+        // Here, not only at a tick: a client may open and end any number of streams between two of them.
+        tasks.forget_ended();
+        let here = task::try_id();
+        let wire = tasks.announced.take_if(|(_, by)| *by == here);
         let task = tasks.set.spawn(task);
-        if let Some(wire) = wire {
+        if let Some((wire, _)) = wire {
             tasks.live.push(Stream { wire, task, stalled: None });
         }
     }
@@ -235,8 +243,7 @@ impl Streams {
     /// Forgets what has ended. Says whether anything is left.
     fn reap(&self) -> bool {
         let mut tasks = self.lock();
-        while tasks.set.try_join_next().is_some() {}
-        tasks.live.retain(|stream| !stream.task.is_finished());
+        tasks.forget_ended();
         !tasks.set.is_empty()
     }
 
@@ -258,6 +265,16 @@ impl Streams {
             }
         }
         reset
+    }
+}
+
+impl Tasks {
+    fn forget_ended(&mut self) {
+        let before = self.set.len();
+        while self.set.try_join_next().is_some() {}
+        if self.set.len() < before {
+            self.live.retain(|stream| !stream.task.is_finished());
+        }
     }
 }
 

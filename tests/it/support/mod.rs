@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub mod client;
 pub mod host;
+pub mod http2;
 pub mod origin;
 pub mod program;
 pub mod sidecar;

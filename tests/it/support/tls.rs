@@ -108,3 +108,10 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 }
+
+/// The same server, offering these protocols by ALPN.
+pub fn offering(acceptor: &TlsAcceptor, protocols: &[&str]) -> TlsAcceptor {
+    let mut config = ServerConfig::clone(acceptor.config());
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
