@@ -29,7 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::body::ResponseBody;
 use super::connection::{Client, Context, Port};
 use super::tap::Head;
-use super::transport::{Prefixed, Transport};
+use super::transport::{Prefixed, Transport, Tunnelled};
 use super::tunnel::Ended;
 use super::wire::Wire;
 use crate::config::settings::Limits;
@@ -187,9 +187,15 @@ async fn serve(client: Client, mut request: Request<Incoming>, streams: Streams)
     let response = client.serve(request, Head::default()).await;
     if let (Some(tunnel), Some(upgrade)) = (client.wire.take_tunnel(), upgrade) {
         let context = Arc::clone(&client.context);
+        let (stream_task, writers) = (task::try_id(), Arc::downgrade(&streams.0));
         streams.spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
-            let stream = Transport::Stream(Box::new(TokioIo::new(upgraded)));
+            let reset = move || {
+                if let Some(tasks) = writers.upgrade() {
+                    Streams(tasks).reset_tunnel(stream_task);
+                }
+            };
+            let stream = Transport::Stream(Box::new(Tunnelled::new(upgraded, reset)));
             if tunnel.run(stream, Bytes::new()).await == Ended::Idle {
                 context.shared.metrics.bound_reached(Bound::TunnelIdle);
             }
@@ -209,6 +215,8 @@ struct Tasks {
     /// tasks may start some of their own in between.
     announced: Option<(Arc<Wire>, Option<Id>)>,
     live: Vec<Stream>,
+    /// What hyper started from the tasks of streams, by those: it writes their tunnels.
+    writers: Vec<(Option<Id>, AbortHandle)>,
 }
 
 #[derive(Debug)]
@@ -229,14 +237,13 @@ impl Streams {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.lock();
-        // Here, not only at a tick: a client may open and end any number of streams between two of them.
-        tasks.forget_ended();
-        let here = task::try_id();
-        let wire = tasks.announced.take_if(|(_, by)| *by == here);
-        let task = tasks.set.spawn(task);
-        if let Some((wire, _)) = wire {
-            tasks.live.push(Stream { wire, task, stalled: None });
+        self.lock().set.spawn(task);
+    }
+
+    /// Stops writing the tunnel of the stream that had this task.
+    fn reset_tunnel(&self, stream: Option<Id>) {
+        for (_, writer) in self.lock().writers.iter().filter(|(by, _)| *by == stream) {
+            writer.abort();
         }
     }
 
@@ -274,6 +281,7 @@ impl Tasks {
         while self.set.try_join_next().is_some() {}
         if self.set.len() < before {
             self.live.retain(|stream| !stream.task.is_finished());
+            self.writers.retain(|(_, task)| !task.is_finished());
         }
     }
 }
@@ -283,7 +291,16 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.spawn(task);
+        let here = task::try_id();
+        let mut tasks = self.lock();
+        // Here, not only at a tick: a client may open and end any number of streams between two of them.
+        tasks.forget_ended();
+        let announced = tasks.announced.take_if(|(_, by)| *by == here);
+        let task = tasks.set.spawn(task);
+        match announced {
+            Some((wire, _)) => tasks.live.push(Stream { wire, task, stalled: None }),
+            None => tasks.writers.push((here, task)),
+        }
     }
 }
 

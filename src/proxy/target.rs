@@ -3,7 +3,6 @@
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Request, Uri, Version};
-use hyper::ext::Protocol;
 
 use super::error::{ErrorKind, ProxyError};
 use super::headers::options;
@@ -143,24 +142,22 @@ pub(super) fn check_head(version: Version, headers: &HeaderMap, seen: &Head) -> 
 /// it is malformed, or that of HTTP/1.1 does not (RFC 9113 §8.2.1, §8.3.1). `most` is the bound on fields.
 ///
 /// # Errors
-/// [`ErrorKind::BadRequest`], [`ErrorKind::HeadTooLarge`], [`ErrorKind::NoTunnel`].
+/// [`ErrorKind::BadRequest`], [`ErrorKind::HeadTooLarge`].
 pub(super) fn check_stream<B>(request: &Request<B>, most: usize) -> Result<(), ProxyError> {
     if request.version() != Version::HTTP_2 {
         return Ok(());
     }
     let (uri, headers) = (request.uri(), request.headers());
-    if request.extensions().get::<Protocol>().is_some() {
-        return Err(ProxyError::new(
-            ErrorKind::NoTunnel,
-            "extended CONNECT (RFC 8441) is not served, only `host:port`",
-        ));
-    }
     if headers.len() > most {
         return Err(ProxyError::new(ErrorKind::HeadTooLarge, "more fields than `limits.max_header_fields`"));
     }
-    let is_path = |path: &PathAndQuery| path.as_str().starts_with('/') || path.as_str() == "*";
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(bad("the request has more than one `Content-Length`"));
+    }
+    let is_options = request.method() == Method::OPTIONS;
+    let is_path = |path: &PathAndQuery| path.as_str().starts_with('/') || is_options && path.as_str() == "*";
     if request.method() != Method::CONNECT && !uri.path_and_query().is_none_or(is_path) {
-        return Err(bad("expected a `:path` that starts with `/`"));
+        return Err(bad("expected a `:path` that starts with `/`, or `*` for OPTIONS"));
     }
     let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
     if headers.values().any(|value| is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())) {

@@ -468,3 +468,57 @@ impl<S: AsyncRead + Unpin> Raw<S> {
         .await
     }
 }
+
+/// A peer that answers every stream with the frames of a script, over TLS.
+pub struct RawPeer {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for RawPeer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RawPeer {
+    /// `script` gets the number of a stream and says what is written once its head has come.
+    pub async fn start(tls: TlsAcceptor, script: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let tls = super::tls::offering(&tls, &["h2"]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Arc::new(script);
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let (tls, script) = (tls.clone(), Arc::clone(&script));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = tls.accept(stream).await else { return };
+                    let mut preface = [0; PREFACE.len()];
+                    if stream.read_exact(&mut preface).await.is_err() {
+                        return;
+                    }
+                    let hello = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, 1, 0, &[])].concat();
+                    let _ = stream.write_all(&hello).await;
+                    let mut raw = Raw { stream };
+                    while let Some(frame) = raw.frame().await {
+                        if frame.kind == HEADERS {
+                            let _ = raw.stream.write_all(&script(frame.stream)).await;
+                            let _ = raw.stream.flush().await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, task }
+    }
+}
+
+/// The configuration of a `[[reverse]]` to `port` of this machine over TLS; `upstream`: more of that table.
+pub fn reverse_to(port: u16, authority: &super::tls::Authority, upstream: &str) -> String {
+    format!(
+        "[[reverse]]\naddress = [\"127.0.0.1:0\"]\nupstream = \"https://localhost:{port}\"\n\
+         [upstream]\nplatform_roots = false\nca_files = [{:?}]\n{upstream}\n",
+        authority.file()
+    )
+}
