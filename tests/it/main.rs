@@ -19,6 +19,7 @@ mod exchanges;
 mod exec;
 mod failures;
 mod forward;
+mod http2;
 mod identity;
 mod layers;
 mod lifecycle;
