@@ -50,8 +50,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that a client opened and reset before we looked at them ("rapid reset").
 const MAX_RESET: usize = 20;
 
-/// Streams that we had to reset because of the client.
-const MAX_FAULTY: usize = 64;
+/// Streams that we had to reset because of the client. Pieces of uploads that were answered early may count here too, so
+/// there is room.
+const MAX_FAULTY: usize = 1024;
 
 /// How often a connection is looked after.
 const TICK: Duration = Duration::from_secs(1);

@@ -89,10 +89,11 @@ async fn bodies_behind_answers_of_ours_do_not_disturb_other_streams() {
     let holdoff = Holdoff::start("").await;
     holdoff.get(&cold.url()).await;
     let mut session = Session::connect(holdoff.proxy()).await;
-    for size in [3, 20_000, 400_000] {
+    // The last are too large to be read off.
+    for (size, count) in [(3, 300), (20_000, 300), (400_000, 100)] {
         let body = Bytes::from(vec![b'x'; size]);
         let mut running = Vec::new();
-        for _ in 0..150 {
+        for _ in 0..count {
             let (response, mut send) = session.begin(request("POST", &cold.url()), false).await;
             // The answer may be there, and the stream reset, before the body is written.
             let _ = send.send_data(body.clone(), false);
@@ -100,7 +101,7 @@ async fn bodies_behind_answers_of_ours_do_not_disturb_other_streams() {
             running.push((response, send));
         }
         for (response, _send) in running {
-            let answer = answer(response).await.unwrap();
+            let answer = answer(response).await.unwrap_or_else(|error| panic!("{size}: {error}"));
             assert_eq!(answer.status, 429, "{size}");
             assert!(answer.body.len() > 10);
         }

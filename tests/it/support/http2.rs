@@ -53,7 +53,8 @@ pub fn request(method: &str, uri: &str) -> Request<()> {
 impl Session {
     pub async fn connect(address: SocketAddr) -> Self {
         let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+        // The peer's own word is not known when the first streams begin.
+        builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 24).initial_max_send_streams(100);
         Self::start(&builder, address).await
     }
 

@@ -570,7 +570,7 @@ async fn rfc9113_bounds_streams_that_are_faulty() {
     let fields = block(&head("GET", &authority, &[("connection", "close")]));
     let mut raw = Raw::connect(holdoff.proxy()).await;
     let bytes: Vec<u8> =
-        (0..200_u32).flat_map(|number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &fields)).collect();
+        (0..1200_u32).flat_map(|number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &fields)).collect();
     let _ = raw.stream.write_all(&bytes).await;
     assert_eq!(raw.fate(u32::MAX).await, Fate::GoAway(11));
     crate::support::within("the count", async {
