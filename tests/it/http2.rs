@@ -420,8 +420,9 @@ async fn goaway_in_order_loses_no_request() {
     })
     .await;
     for round in 0..4 {
+        let before = fixture.peer.seen().len();
         let (answers, ()) = tokio::join!(fixture.burst(40), async {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            until("some requests at the peer", || fixture.peer.seen().len() > before + 5).await;
             fixture.peer.order(Order::Retire);
         });
         let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();

@@ -265,7 +265,8 @@ impl Peer {
     }
 
     pub fn order(&self, order: Order) {
-        self.orders.send(order).unwrap();
+        // Without a connection there is nobody to order.
+        let _ = self.orders.send(order);
     }
 }
 
