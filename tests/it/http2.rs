@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::Reason;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::support::client::Client;
@@ -158,7 +158,10 @@ async fn a_slow_reader_on_a_stream_holds_up_nobody_and_its_origin_is_held_up() {
 
 #[tokio::test]
 async fn uploads_that_an_origin_does_not_take_hold_up_no_other_stream() {
-    let stuck = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stuck = TcpSocket::new_v4().unwrap();
+    stuck.set_recv_buffer_size(4096).unwrap();
+    stuck.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let stuck = stuck.listen(64).unwrap();
     let address = stuck.local_addr().unwrap();
     let taken = tokio::spawn(async move {
         let mut kept = Vec::new();
@@ -176,7 +179,8 @@ async fn uploads_that_an_origin_does_not_take_hold_up_no_other_stream() {
         send.send_data(Bytes::from(vec![b'x'; 12 << 20]), false).unwrap();
         uploads.push((response, send));
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Until they have filled whatever they can.
+    tokio::time::sleep(Duration::from_millis(700)).await;
     let body = vec![b'y'; 100_000];
     let answer = session.ask(request("POST", &other.url()), Some(&body)).await.unwrap();
     assert_eq!((answer.text(), other.last().body.len()), ("stored", 100_000));
@@ -403,10 +407,15 @@ async fn slow_readers_of_a_shared_connection_do_not_hold_up_the_others() {
     .await;
     let mut slow = Vec::new();
     for n in 0..24 {
-        slow.push(begin(&fixture.holdoff, "GET", &format!("/{n}"), "").await);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(fixture.holdoff.reverse(0)).await.unwrap();
+        client.write_all(format!("GET /{n} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        slow.push(client);
     }
     until("every request at the peer", || fixture.peer.seen().len() == 24).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Until they have filled whatever they can.
+    tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(fixture.ask("GET", "/small", "").await.text(), "small");
     assert_eq!(fixture.peer.connections(), 1);
     drop(slow);
