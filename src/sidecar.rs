@@ -172,8 +172,9 @@ impl Running {
         tracing::info!(delay = ?settings.shutdown.delay, grace = ?settings.shutdown.grace, "draining");
         tokio::time::sleep(settings.shutdown.delay).await;
         self.drain.send_replace(true);
-        if tokio::time::timeout(settings.shutdown.grace, &mut self.tasks.proxy).await.is_err() {
-            tracing::warn!(grace = ?settings.shutdown.grace, "the grace is over, what is still running is cut");
+        // The listeners keep to the grace time themselves, and count what they cut; a second more is for that.
+        let cut = settings.shutdown.grace.saturating_add(Duration::from_secs(1));
+        if tokio::time::timeout(cut, &mut self.tasks.proxy).await.is_err() {
             self.tasks.proxy.abort();
         }
         self.stop.send_replace(true);

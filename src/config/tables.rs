@@ -194,7 +194,7 @@ fn metrics<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Metrics {
     let s = &mut section;
     let metrics = Metrics {
         address: reader.get(s, "address", Vec::new()),
-        max_host_labels: reader.count(s, "max_host_labels", 100, 1..=100_000),
+        max_host_labels: reader.count(s, "max_host_labels", 100, 1..=10_000),
         idle_series: reader.checked(s, "idle_series", seconds(3600), more_than_zero),
         process: reader.get(s, "process", true),
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use super::cells::{Cells, class};
-use super::{Common, words};
+use super::{Bound, Common, words};
 use crate::core::classify::Reading;
 use crate::core::cooldown::{EndCause, Event, ProbeResult};
 use crate::core::decision::{Reason, Source};
@@ -109,6 +109,11 @@ impl HostMetrics {
     /// A request failed.
     pub fn upstream_error(&self, kind: ErrorKind) {
         self.cells().errors.add(place(ErrorKind::ALL, kind), 1);
+    }
+
+    /// A bound was reached in an exchange with the host.
+    pub fn bound_reached(&self, bound: Bound) {
+        self.common.bound_reached(bound);
     }
 
     /// What a response head said about waiting.

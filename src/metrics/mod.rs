@@ -40,7 +40,6 @@ pub struct Metrics {
     registry: Registry,
     connections_open: Vec<IntGauge>,
     connections: Vec<IntCounter>,
-    bounds: Vec<IntCounter>,
     /// The actions are words of our own.
     admin: Option<IntCounterVec>,
     pool: OnceLock<Box<dyn Fn() -> Pool + Send + Sync>>,
@@ -54,6 +53,15 @@ struct Common {
     signal_errors: Vec<IntCounter>,
     hints: Times,
     lengths: Times,
+    bounds: Vec<IntCounter>,
+}
+
+impl Common {
+    fn bound_reached(&self, bound: Bound) {
+        if let Some(count) = self.bounds.get(bound.at()) {
+            count.inc();
+        }
+    }
 }
 
 /// Connections to upstreams.
@@ -118,6 +126,12 @@ words! {
         HeaderBytes = "max_header_bytes",
         /// `limits.max_header_fields`
         HeaderFields = "max_header_fields",
+        /// `limits.max_header_bytes` or `limits.max_header_fields`, in the head of an upstream's answer.
+        UpstreamHead = "upstream_head",
+        /// Chunk extensions of one body, 16 KiB.
+        ChunkExtensions = "max_chunk_extension_bytes",
+        /// `limits.max_header_bytes` or `limits.max_header_fields`, in the trailers of a body.
+        Trailers = "trailers",
         /// `timeouts.max_request_body`
         RequestBody = "max_request_body",
         /// `limits.drain_body`
@@ -130,6 +144,10 @@ words! {
         BodyIdle = "body_idle",
         /// `timeouts.tunnel_idle`
         TunnelIdle = "tunnel_idle",
+        /// Names looked up at a time, and those that wait for it.
+        Lookups = "lookups",
+        /// Proxy credentials that wait to be verified.
+        ProxyAuth = "proxy_auth",
         /// Addresses of one name.
         Addresses = "addresses",
         /// Connections to the admin or metrics listener.
@@ -172,6 +190,7 @@ impl Metrics {
                 signal_errors: series(&registry, counters(&names::SIGNAL_ERRORS), errors),
                 hints: times(&registry, &names::HINT_SECONDS),
                 lengths: times(&registry, &names::COOLDOWN_SECONDS),
+                bounds: series(&registry, counters(&names::BOUNDS), bounds),
             }),
             connections_open: series(
                 &registry,
@@ -179,7 +198,6 @@ impl Metrics {
                 listeners(),
             ),
             connections: series(&registry, counters(&names::CONNECTIONS), listeners()),
-            bounds: series(&registry, counters(&names::BOUNDS), bounds),
             admin: counters(&names::ADMIN_ACTIONS).ok().map(|admin| register(&registry, admin)),
             registry,
             pool: OnceLock::new(),
@@ -205,9 +223,7 @@ impl Metrics {
 
     /// A bound was reached.
     pub fn bound_reached(&self, bound: Bound) {
-        if let Some(count) = self.bounds.get(bound.at()) {
-            count.inc();
-        }
+        self.common.bound_reached(bound);
     }
 
     /// An operator did something, or was refused.

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::error::{ErrorKind, ProxyError};
 use crate::config::settings;
+use crate::metrics::Bound;
 
 /// How many hashes are computed at a time.
 const CONCURRENT: usize = 2;
@@ -74,10 +75,10 @@ impl Authenticator {
         let Some((user, password)) = credentials(field.as_bytes()) else {
             return Err(denied("expected `Basic` proxy credentials"));
         };
-        let _waits = self
-            .waiting
-            .try_acquire()
-            .map_err(|_| ProxyError::new(ErrorKind::Overload, "too many proxy credentials are being verified"))?;
+        let _waits = self.waiting.try_acquire().map_err(|_| {
+            ProxyError::new(ErrorKind::Overload, "too many proxy credentials are being verified")
+                .at(Some(Bound::ProxyAuth))
+        })?;
         let known = self.verify(user, password).await?;
         if !known {
             return Err(denied("the user name or the password is wrong"));

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{ErrorKind, ProxyError};
+use super::framing;
 use super::headers::Trailers;
 use super::record::Record;
 use super::shared::Host;
@@ -139,10 +140,11 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
             }
             _ if malformed => Poll::Ready(Some(Err(ProxyError::new(ErrorKind::RequestBody, MALFORMED)))),
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(ProxyError::new(
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(ProxyError::new(
                 ErrorKind::RequestBody,
                 "the request body broke off or is malformed",
-            )))),
+            )
+            .at(framing::bound(&error))))),
             Poll::Ready(None) => {
                 this.end();
                 Poll::Ready(None)
@@ -281,10 +283,14 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            Kind::Upstream(_) if this.wire.holds_body(cx) => Poll::Pending,
             Kind::Upstream(body) => match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                        record.sent(data);
+                    if let Some(data) = frame.data_ref() {
+                        this.wire.takes_body(data.len());
+                        if let Some(record) = &mut this.record {
+                            record.sent(data);
+                        }
                     }
                     this.wire.stream_waits();
                     Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
@@ -292,7 +298,7 @@ impl Body for ResponseBody {
                 Some(Err(error)) => {
                     this.wire.set_broken();
                     if let Some(record) = &mut this.record {
-                        record.broke(error.kind());
+                        record.broke(&error);
                     }
                     this.kind = Kind::Broken(Some(error));
                     cx.waker().wake_by_ref();

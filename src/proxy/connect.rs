@@ -86,7 +86,7 @@ pub(super) async fn run(
             response
         }
         Err(error) => {
-            record.failed(&context.shared, error.kind());
+            record.failed(&context.shared, &error);
             if let Some(permit) = permit {
                 complete_failed(permit, &error, entry.key(), now);
             }

@@ -108,7 +108,7 @@ impl Context {
                 if let Some(bound) = bound {
                     shared.metrics.bound_reached(bound);
                 }
-                answers::raw(&shared, &error)
+                answers::raw(&shared, &error, seen.no_body)
             })
         };
         Arc::new(Self {
@@ -137,8 +137,8 @@ impl Context {
     /// A place among `max_tunnels`.
     pub(super) fn tunnel_place(&self) -> Result<OwnedSemaphorePermit, ProxyError> {
         Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| {
-            self.shared.metrics.bound_reached(Bound::MaxTunnels);
             ProxyError::new(ErrorKind::Overload, "as many tunnels are open as `limits.max_tunnels` allows")
+                .at(Some(Bound::MaxTunnels))
         })
     }
 
@@ -266,7 +266,8 @@ async fn converse(client: Arc<Client>, stream: Transport, early: Bytes, drain: &
         let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
         let seen = client.wire.begin(length, request.version());
         let client = Arc::clone(&client);
-        async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) }
+        // Boxed, so that its room is given back when the answer begins: its body may take long.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) })
     });
     let mut connection = context.http.serve_connection(TokioIo::new(io), service);
     let done = {
@@ -403,7 +404,7 @@ impl<'a> Watch<'a> {
 
 /// Answers what is no request, and ends the connection.
 pub(super) async fn end_with(context: &Context, mut stream: Transport, error: &ProxyError) {
-    let answer = answers::raw(&context.shared, error);
+    let answer = answers::raw(&context.shared, error, false);
     if matches!(tokio::time::timeout(LINGER, stream.write_all(&answer)).await, Ok(Ok(()))) {
         linger(stream).await;
     }

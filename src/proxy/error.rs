@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::core::decision::Reason;
 use crate::core::signal::{Failure, Outcome, Signal};
+use crate::metrics::Bound;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +205,16 @@ impl ErrorKind {
         };
         Outcome::Failing(failure)
     }
+
+    /// The bound of ours that every error of the kind is about.
+    const fn bound(self) -> Option<Bound> {
+        match self {
+            Self::RequestTooLarge => Some(Bound::RequestBody),
+            Self::RequestTimeout | Self::BodyTimeout => Some(Bound::BodyIdle),
+            Self::PoolTimeout => Some(Bound::UpstreamConnections),
+            _ => None,
+        }
+    }
 }
 
 /// An error on the way to an answer: a kind and one line for people. The line never has credentials, queries or bodies.
@@ -211,17 +222,28 @@ impl ErrorKind {
 pub struct ProxyError {
     kind: ErrorKind,
     detail: Cow<'static, str>,
+    bound: Option<Bound>,
 }
 
 impl ProxyError {
     /// An error of `kind`, explained by `detail` (lower case, no full stop).
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), bound: kind.bound() }
+    }
+
+    /// The same error, about a bound that its kind does not tell.
+    pub fn at(self, bound: Option<Bound>) -> Self {
+        Self { bound: bound.or(self.bound), ..self }
     }
 
     /// The kind.
     pub const fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The bound of ours that it is about; to be counted once.
+    pub const fn bound(&self) -> Option<Bound> {
+        self.bound
     }
 
     /// The line for people.

@@ -204,7 +204,7 @@ impl Exchange<'_> {
                 self.deliver(response, mapping, place, record, now)
             }
             Err(error) => {
-                record.failed(&context.shared, error.kind());
+                record.failed(&context.shared, &error);
                 self.fail(&error, now);
                 let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
@@ -292,7 +292,7 @@ impl Exchange<'_> {
                 ErrorKind::UpstreamProtocol,
                 "the upstream switched to a protocol that the client has not offered",
             );
-            record.failed(&context.shared, error.kind());
+            record.failed(&context.shared, &error);
             self.fail(&error, now);
             let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
             return local(client, answer, self.shape.version, client.wire.body_is_read(), record);
@@ -398,7 +398,7 @@ pub(super) async fn refuse(
     mut record: Record,
 ) -> Response<ResponseBody> {
     let shape = Shape::of(&request);
-    record.failed(&client.context.shared, error.kind());
+    record.failed(&client.context.shared, error);
     // A head that can be read in two ways says nothing reliable about where its body ends; and what follows a CONNECT may
     // be meant for the tunnel (RFC 9931 §6).
     let keep = if error.kind() == ErrorKind::BadRequest || request.method() == Method::CONNECT {

@@ -228,7 +228,13 @@ impl Acceptor {
         let until = until.unwrap_or_else(Instant::now);
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout_at(until, finished).await.is_err() {
-            self.context.shared.metrics.bound_reached(Bound::Grace);
+            let shared = &self.context.shared;
+            tracing::warn!(
+                grace = ?shared.settings.shutdown.grace,
+                connections = self.tasks.len(),
+                "the grace is over, what is still running is cut"
+            );
+            shared.metrics.bound_reached(Bound::Grace);
             self.tasks.shutdown().await;
         }
     }

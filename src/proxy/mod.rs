@@ -7,8 +7,8 @@
 //! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
 //!    request target, `auth` the proxy credentials.
 //! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
-//!    `headers` and `body` are what passes, `record` what is counted and logged of it. `connect` and `tunnel` do the same
-//!    for CONNECT.
+//!    `headers` and `body` are what passes, `framing` reads what hyper says of a broken body, `backpressure` keeps what is
+//!    on its way small, `record` is what is counted and logged. `connect` and `tunnel` do the same for CONNECT.
 //! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
 //!
 //! [`error`] says what can go wrong and whose fault it is; `answers` gives that to the client.
@@ -21,12 +21,14 @@ pub mod upstream;
 
 mod answers;
 mod auth;
+mod backpressure;
 mod body;
 mod chunks;
 mod connect;
 mod connection;
 mod exchange;
 mod forward;
+mod framing;
 mod headers;
 mod multiplex;
 mod record;
@@ -36,5 +38,9 @@ mod target;
 mod transport;
 mod tunnel;
 mod wire;
+
+/// What must hold of any input, for `tests/fuzz` and for the unit tests. Not there in a build for use.
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 
 pub use body::RequestBody;

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::{Method, Request};
 
 use super::body::Excerpt;
-use super::error::{ErrorKind, Fault};
+use super::error::{Fault, ProxyError};
 use super::shared::{Host, Shared};
 use crate::core::decision::Reason;
 use crate::core::signal::printable;
 use crate::core::time::Instant;
-use crate::metrics::{Action, Bound, InFlight};
+use crate::metrics::{Action, InFlight};
 use crate::table::{Entry, clock};
 
 /// The most of a path that is logged.
@@ -92,9 +92,10 @@ impl Record {
     }
 
     /// There will be no answer of the upstream.
-    pub(super) fn failed(&mut self, shared: &Shared, kind: ErrorKind) {
+    pub(super) fn failed(&mut self, shared: &Shared, error: &ProxyError) {
+        let kind = error.kind();
         self.reason = Some(kind.as_str());
-        if let Some(bound) = bound(kind) {
+        if let Some(bound) = error.bound() {
             shared.metrics.bound_reached(bound);
         }
         let refused = kind.fault() == Fault::Client;
@@ -105,10 +106,13 @@ impl Record {
     }
 
     /// The answer broke off.
-    pub(super) fn broke(&mut self, kind: ErrorKind) {
-        self.reason = Some(kind.as_str());
-        if let Some(entry) = &self.entry {
-            entry.attached().metrics.upstream_error(kind);
+    pub(super) fn broke(&mut self, error: &ProxyError) {
+        self.reason = Some(error.kind().as_str());
+        let Some(entry) = &self.entry else { return };
+        let metrics = &entry.attached().metrics;
+        metrics.upstream_error(error.kind());
+        if let Some(bound) = error.bound() {
+            metrics.bound_reached(bound);
         }
     }
 
@@ -123,16 +127,6 @@ impl Record {
         if let Some(excerpt) = &mut self.excerpt {
             excerpt.add(data);
         }
-    }
-}
-
-/// The bound of ours that an error is about.
-const fn bound(kind: ErrorKind) -> Option<Bound> {
-    match kind {
-        ErrorKind::RequestTooLarge => Some(Bound::RequestBody),
-        ErrorKind::RequestTimeout | ErrorKind::BodyTimeout => Some(Bound::BodyIdle),
-        ErrorKind::PoolTimeout => Some(Bound::UpstreamConnections),
-        _ => None,
     }
 }
 

@@ -15,13 +15,14 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
 use super::tap::{Head, MALFORMED, Partial, Tap};
 use super::transport::Transport;
 use super::tunnel::Tunnel;
@@ -56,8 +57,8 @@ pub(super) struct Wire {
     refused: AtomicBool,
     /// The upstream sends 1xx answers without end.
     flooded: AtomicBool,
-    /// A write is waiting for the client.
-    stalled: AtomicBool,
+    /// Whether a write is waiting for the client.
+    pressure: Backpressure,
     /// For how long a write may wait, in milliseconds; 0: for ever.
     patience: AtomicU64,
     /// Bytes written; read by the driver to see whether anything moves.
@@ -123,7 +124,7 @@ impl Wire {
             respell: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
-            stalled: AtomicBool::new(false),
+            pressure: Backpressure::default(),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
             has_queue: AtomicBool::new(false),
@@ -155,7 +156,7 @@ impl Wire {
     /// A stream's client is to take a piece of the answer.
     pub(super) fn stream_waits(&self) {
         if self.is_stream {
-            self.stalled.store(true, Ordering::Relaxed);
+            self.pressure.stall();
         }
     }
 
@@ -325,7 +326,17 @@ impl Wire {
 
     /// Bytes written so far, if a write is waiting for the client.
     pub(super) fn stalled_at(&self) -> Option<u64> {
-        self.stalled.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+        self.pressure.is_stalled().then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    /// So much of the answer's body is going to be written.
+    pub(super) fn takes_body(&self, bytes: usize) {
+        self.pressure.take(bytes);
+    }
+
+    /// Whether the answer's body has to wait for the client; then its task is woken when it may go on.
+    pub(super) fn holds_body(&self, cx: &Context<'_>) -> bool {
+        self.pressure.holds(cx)
     }
 
     /// After this answer the connection is a tunnel.
@@ -359,6 +370,7 @@ pub(super) type Refuse = dyn Fn(StatusCode, Partial) -> Vec<u8> + Send + Sync;
 /// A client's socket as hyper sees it.
 pub(super) struct ClientIo {
     stream: Transport,
+    pieces: Pieces,
     /// Bytes that were read before hyper was there.
     early: Bytes,
     wire: Arc<Wire>,
@@ -369,7 +381,7 @@ pub(super) struct ClientIo {
 
 impl ClientIo {
     pub(super) fn new(stream: Transport, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
-        Self { stream, early, wire, refuse, mid: false }
+        Self { stream, pieces: Pieces::of(FROM_CLIENT), early, wire, refuse, mid: false }
     }
 
     /// The connection, and what was never given to hyper.
@@ -396,7 +408,7 @@ impl ClientIo {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.wire.stalled.store(true, Ordering::Relaxed);
+                    self.wire.pressure.stall();
                     return Poll::Pending;
                 }
             };
@@ -444,7 +456,7 @@ impl ClientIo {
         match &result {
             Poll::Ready(Ok(written)) => self.wire.moved(*written),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.wire.stalled.store(true, Ordering::Relaxed),
+            Poll::Pending => self.wire.pressure.stall(),
         }
         result
     }
@@ -452,7 +464,7 @@ impl ClientIo {
 
 impl Wire {
     fn moved(&self, written: usize) {
-        self.stalled.store(false, Ordering::Relaxed);
+        self.pressure.moved();
         self.written.fetch_add(u64::try_from(written).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
@@ -462,10 +474,7 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         let before = buf.filled().len();
         if this.early.is_empty() {
-            match Pin::new(&mut this.stream).poll_read(cx, buf) {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
-            }
+            ready!(this.pieces.poll_read(&mut this.stream, cx, buf))?;
         } else {
             let take = this.early.len().min(buf.remaining());
             buf.put_slice(this.early.get(..take).unwrap_or_default());

@@ -11,6 +11,7 @@
     reason = "a test fails by a panic, and may wait and look at the clock"
 )]
 
+mod bounds;
 mod ca;
 mod clients;
 mod config;
@@ -19,6 +20,7 @@ mod exchanges;
 mod exec;
 mod failures;
 mod forward;
+mod fuzzed;
 mod http2;
 mod identity;
 mod layers;
@@ -26,6 +28,7 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod pool;
 mod reverse;
 mod storm;
 mod support;

@@ -19,7 +19,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::pool::{Connection, Lease};
 use super::tls;
+use crate::metrics::Bound;
+use crate::proxy::backpressure::Backpressure;
 use crate::proxy::error::{ErrorKind, ProxyError};
+use crate::proxy::framing;
 
 /// How long a broken connection's own end is waited for.
 const LAST_WORD: Duration = Duration::from_millis(250);
@@ -37,6 +40,7 @@ pub(super) struct Http1<B> {
     pub(super) sender: http1::SendRequest<Outgoing<B>>,
     pub(super) task: AbortHandle,
     pub(super) in_order: bool,
+    pub(super) pressure: Arc<Backpressure>,
 }
 
 /// hyper's sender. Without one, the connection's task ends it when the last exchange is over.
@@ -104,6 +108,8 @@ pub(super) struct Outgoing<B> {
     /// `None`: empty, and kept for another attempt.
     body: Option<B>,
     watch: Option<Arc<Watch>>,
+    /// `None`: HTTP/2 has its own.
+    pressure: Option<Arc<Backpressure>>,
 }
 
 /// What is known of a request body on its way.
@@ -122,17 +128,17 @@ struct Watched {
 
 impl<B: Body> Outgoing<B> {
     /// Watches `body` if there is anything to watch.
-    pub(super) fn new(body: B) -> (Self, Option<Arc<Watch>>) {
+    pub(super) fn new(body: B, pressure: Option<&Arc<Backpressure>>) -> (Self, Option<Arc<Watch>>) {
         let watch = (!body.is_end_stream()).then(|| {
             let state = Watched { failed: false, starved: false, moved: Instant::now() };
             Arc::new(Watch { state: Mutex::new(state) })
         });
-        (Self { body: Some(body), watch: watch.clone() }, watch)
+        (Self { body: Some(body), watch: watch.clone(), pressure: pressure.cloned() }, watch)
     }
 
     /// Stands for an empty body.
     pub(super) const fn empty() -> Self {
-        Self { body: None, watch: None }
+        Self { body: None, watch: None, pressure: None }
     }
 
     pub(super) fn into_inner(self) -> Option<B> {
@@ -175,10 +181,16 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.pressure.as_ref().is_some_and(|pressure| pressure.holds(cx)) {
+            return Poll::Pending;
+        }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         if let Some(watch) = &self.watch {
             watch.note(polled.is_pending(), matches!(polled, Poll::Ready(Some(Err(_)))));
+        }
+        if let (Poll::Ready(Some(Ok(frame))), Some(pressure)) = (&polled, &self.pressure) {
+            pressure.take(frame.data_ref().map_or(0, Bytes::len));
         }
         polled
     }
@@ -264,7 +276,7 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
     if watch.is_some_and(Watch::failed) || error.is_body_write_aborted() {
         // The caller's body may have said itself what is wrong.
         return match find::<ProxyError>(error) {
-            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()),
+            Some(own) => ProxyError::new(own.kind(), own.detail().to_owned()).at(own.bound()),
             None => ProxyError::new(ErrorKind::RequestBody, "the request body broke off"),
         };
     }
@@ -283,7 +295,9 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
         _ => error,
     };
     if cause.is_parse() {
-        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"));
+        let bound = cause.is_parse_too_large().then_some(Bound::UpstreamHead);
+        return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"))
+            .at(bound);
     }
     if cause.is_incomplete_message() || cause.is_canceled() || cause.is_closed() {
         return ProxyError::new(ErrorKind::UpstreamReset, "the upstream closed the connection before a response head");
@@ -338,10 +352,10 @@ impl<B: Send + 'static> ResponseBody<B> {
         }
     }
 
-    fn fail(&mut self, kind: ErrorKind, detail: String) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+    fn fail(&mut self, error: ProxyError) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         self.failed = true;
         self.lease = None;
-        Poll::Ready(Some(Err(ProxyError::new(kind, detail))))
+        Poll::Ready(Some(Err(error)))
     }
 
     /// Whether nothing has come for too long.
@@ -371,7 +385,8 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.timer_runs = false;
-                if self.incoming.is_end_stream() {
+                // Nobody asks for more behind trailers.
+                if self.incoming.is_end_stream() || frame.is_trailers() {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -381,7 +396,7 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
                     Some(cause) => format!("the response body broke off: {cause}"),
                     None => format!("the response body broke off: {error}"),
                 };
-                self.fail(ErrorKind::UpstreamBody, detail)
+                self.fail(ProxyError::new(ErrorKind::UpstreamBody, detail).at(framing::bound(&error)))
             }
             Poll::Ready(None) => {
                 self.finish();
@@ -389,7 +404,7 @@ impl<B: Send + 'static> Body for ResponseBody<B> {
             }
             Poll::Pending => match self.poll_idle(cx) {
                 Poll::Ready(()) => {
-                    self.fail(ErrorKind::BodyTimeout, "no piece of the response body for too long".to_owned())
+                    self.fail(ProxyError::new(ErrorKind::BodyTimeout, "no piece of the response body for too long"))
                 }
                 Poll::Pending => Poll::Pending,
             },

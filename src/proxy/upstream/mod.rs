@@ -314,7 +314,8 @@ where
                 }
             }
         };
-        inner.open(to, host, slot).await.map(|lease| (lease, false))
+        // Boxed: seldom needed, and large.
+        Box::pin(inner.open(to, host, slot)).await.map(|lease| (lease, false))
     }
 }
 
@@ -360,7 +361,9 @@ where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.sweep();
-        let handshake = self.http1.handshake(TokioIo::new(Patient::new(stream)));
+        let stream = Patient::new(stream);
+        let pressure = stream.pressure();
+        let handshake = self.http1.handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
@@ -369,7 +372,7 @@ where
             }
             drop(slot);
         });
-        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false })))
+        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false, pressure })))
     }
 
     async fn start_http2<T>(
@@ -451,7 +454,7 @@ where
 {
     *request.version_mut() = Version::HTTP_11;
     let (parts, body) = request.into_parts();
-    let (body, watch) = Outgoing::new(body);
+    let (body, watch) = Outgoing::new(body, Some(&line.pressure));
     let sent = line.sender.try_send_request(Request::from_parts(parts, body));
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch, calmed: false }
 }
@@ -466,7 +469,7 @@ where
     let (body, empty, watch) = if body.is_end_stream() {
         (Outgoing::empty(), Some(body), None)
     } else {
-        let (body, watch) = Outgoing::new(body);
+        let (body, watch) = Outgoing::new(body, None);
         (body, None, watch)
     };
     let kept = Some(Kept { head: parts, body: empty });

@@ -29,13 +29,16 @@ const MAX_FLIGHTS: usize = 4096;
 /// How many names are remembered.
 const MAX_NAMES: usize = 4096;
 
+/// What a request is told that finds either bound reached.
+const TOO_MANY: &str = "too many names are being looked up";
+
 /// How many addresses of one name are used.
 const MAX_ADDRESSES: usize = 64;
 
 /// The addresses of a name, in the order of the resolver (RFC 6724).
 pub(super) type Addresses = Arc<[IpAddr]>;
 
-type Answer = Result<Addresses, (ErrorKind, String)>;
+type Answer = Result<Addresses, (ErrorKind, Option<Bound>, String)>;
 
 /// The system's resolver, with a bounded memory.
 #[derive(Clone, Debug)]
@@ -120,7 +123,7 @@ impl Resolver {
         };
         match landed.as_deref() {
             Ok(Some(Ok(addresses))) => Ok(Arc::clone(addresses)),
-            Ok(Some(Err((kind, detail)))) => Err(ProxyError::new(*kind, detail.clone())),
+            Ok(Some(Err((kind, bound, detail)))) => Err(ProxyError::new(*kind, detail.clone()).at(*bound)),
             _ => Err(ProxyError::new(ErrorKind::Internal, "the look-up of the name was given up")),
         }
     }
@@ -148,7 +151,7 @@ impl Shared {
         let full = names.flights.len() >= MAX_FLIGHTS;
         match names.flights.entry(host.into()) {
             Entry::Occupied(flight) => Ok(Joined::Flight(flight.get().clone())),
-            Entry::Vacant(_) if full => Err(ProxyError::new(ErrorKind::Overload, "too many names are being looked up")),
+            Entry::Vacant(_) if full => Err(ProxyError::new(ErrorKind::Overload, TOO_MANY).at(Some(Bound::Lookups))),
             Entry::Vacant(place) => {
                 let (landed, flight) = watch::channel(None);
                 place.insert(flight.clone());
@@ -207,13 +210,13 @@ impl Flight {
         // Waiting for a turn is our own bound, not the name's fault.
         let turn = tokio::time::timeout(self.shared.timeout, self.shared.lookups.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err((ErrorKind::Overload, "too many names are being looked up".to_owned()));
+            return Err((ErrorKind::Overload, Some(Bound::Lookups), TOO_MANY.to_owned()));
         };
         match self.shared.source.look_up(&self.host).await {
-            Ok(addresses) if addresses.is_empty() => Err((ErrorKind::Dns, "the name has no address".to_owned())),
+            Ok(addresses) if addresses.is_empty() => Err((ErrorKind::Dns, None, "the name has no address".to_owned())),
             Ok(addresses) => Ok(addresses.into()),
-            Err(error) if dial::is_our_bound(&error) => Err((ErrorKind::Overload, error.to_string())),
-            Err(error) => Err((ErrorKind::Dns, error.to_string())),
+            Err(error) if dial::is_our_bound(&error) => Err((ErrorKind::Overload, None, error.to_string())),
+            Err(error) => Err((ErrorKind::Dns, None, error.to_string())),
         }
     }
 }

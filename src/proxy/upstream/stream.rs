@@ -1,17 +1,25 @@
 //! An upstream that refuses an upload answers (413, 429) and closes, and the next write of the body fails. The answer is in
 //! the receive buffer by then, but hyper gives up on the first failed write. So a write that fails because the peer has
 //! closed waits until everything that the peer sent has been read: either there is an answer, or the end tells the same.
+//!
+//! A socket tells of a reset once. If a write was told, reading shows what had come before and then an end that is none,
+//! which would make a body that lasts until the close look whole. So the reset is told again.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proxy::backpressure::{Backpressure, FROM_UPSTREAM, Pieces};
 
 /// A stream whose failed writes wait for the reading side.
 #[derive(Debug)]
 pub(super) struct Patient<T> {
     inner: T,
+    pieces: Pieces,
+    pressure: Arc<Backpressure>,
     /// How writing failed.
     broken: Option<io::ErrorKind>,
     /// Nothing more can be read.
@@ -21,8 +29,20 @@ pub(super) struct Patient<T> {
 }
 
 impl<T> Patient<T> {
-    pub(super) const fn new(inner: T) -> Self {
-        Self { inner, broken: None, read_over: false, writer: None }
+    pub(super) fn new(inner: T) -> Self {
+        Self {
+            inner,
+            pieces: Pieces::of(FROM_UPSTREAM),
+            pressure: Arc::default(),
+            broken: None,
+            read_over: false,
+            writer: None,
+        }
+    }
+
+    /// Whether writes are waiting.
+    pub(super) fn pressure(&self) -> Arc<Backpressure> {
+        Arc::clone(&self.pressure)
     }
 
     /// What a writer is told while or after writing fails; `None`: it may write.
@@ -36,6 +56,11 @@ impl<T> Patient<T> {
     }
 
     fn after_write<R>(&mut self, cx: &Context<'_>, polled: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        match &polled {
+            Poll::Ready(Ok(_)) => self.pressure.moved(),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.pressure.stall(),
+        }
         match polled {
             Poll::Ready(Err(error)) if by_peer(error.kind()) && !self.read_over => {
                 self.broken = Some(error.kind());
@@ -54,14 +79,22 @@ const fn by_peer(kind: io::ErrorKind) -> bool {
 impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
-        if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
+        let read = {
+            let this = &mut *self;
+            ready!(this.pieces.poll_read(&mut this.inner, cx, buf))
+        };
+        let at_end = buf.filled().len() == before && buf.remaining() > 0;
+        if read.is_err() || at_end {
             self.read_over = true;
             if let Some(writer) = self.writer.take() {
                 writer.wake();
             }
         }
-        Poll::Ready(read)
+        match self.broken {
+            // After a proper end the write's error is `BrokenPipe`.
+            Some(kind) if at_end && read.is_ok() && kind != io::ErrorKind::BrokenPipe => Poll::Ready(Err(kind.into())),
+            _ => Poll::Ready(read),
+        }
     }
 }
 
@@ -140,7 +173,8 @@ mod tests {
         let mut answer = [0; 6];
         reader.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"answer");
-        let _ = reader.read(&mut answer).await;
+        let end = reader.read(&mut answer).await.unwrap_err();
+        assert!(by_peer(end.kind()), "a reset is no end: {end}");
         let error = tokio::time::timeout(std::time::Duration::from_secs(20), writing).await.unwrap().unwrap();
         assert!(by_peer(error.kind()), "{error}");
     }

@@ -56,6 +56,11 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// A client on a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
         Self { stream, buffer: Vec::new() }
     }
 

@@ -27,6 +27,20 @@ impl Program {
         Self::spawn(shell, arguments)
     }
 
+    /// Like [`Program::start`], with a configuration. The command is given by `within`: words that run what follows them.
+    pub fn start_configured(toml: &str, within: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("holdoff.toml");
+        std::fs::write(&file, toml).unwrap();
+        let program = env!("CARGO_BIN_EXE_holdoff");
+        let mut command = Command::new(within.first().unwrap_or(&program));
+        command.args(within.iter().skip(1));
+        if !within.is_empty() {
+            command.arg(program);
+        }
+        Self::spawn(command, &["--config", file.to_str().unwrap()])
+    }
+
     fn spawn(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command
             .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
@@ -62,6 +76,13 @@ impl Program {
         let value =
             marks.iter().find_map(|mark| log.split(mark).nth(1)).unwrap_or_else(|| panic!("no `{name}` in\n{log}"));
         value.split([' ', ',', '\n']).next().unwrap().trim_matches('"').parse().unwrap()
+    }
+
+    /// The bytes of memory it uses now (resident set).
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// Everything logged so far.

@@ -1,8 +1,10 @@
 //! A sidecar in this process, on free ports, from a piece of TOML.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use holdoff::config::{self, Sources};
+use holdoff::proxy::shared::Shared;
 use holdoff::sidecar::{Running, Sidecar};
 
 use super::client::{Answer, Client};
@@ -94,6 +96,11 @@ impl Holdoff {
             .lines()
             .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))
             .map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// What its parts share.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(self.running.shared())
     }
 
     /// Ends it as SIGTERM would.

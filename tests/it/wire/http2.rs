@@ -591,9 +591,7 @@ async fn rfc9113_8_3_1_to_a_peer_that_speaks_it() {
     let holdoff = Holdoff::start(&reverse_to(port, &authority, "")).await;
     let mut client = Client::connect(holdoff.reverse(0)).await;
     client
-        .send(format!(
-            "GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: x-hop, TE\r\nX-Hop: 1\r\nTE: trailers\r\nKeep-Alive: 1\r\nCookie: a=1; b=2\r\n\r\n"
-        ))
+        .send("GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: x-hop, TE\r\nX-Hop: 1\r\nTE: trailers\r\nKeep-Alive: 1\r\nCookie: a=1; b=2\r\n\r\n")
         .await;
     let answer = client.answer("GET").await;
     assert_eq!((answer.status, answer.text()), (200, "h2"));
