@@ -44,6 +44,9 @@ use crate::table::{Entry, Permit, clock};
 /// How long a client may take for the rest of a body behind which a local answer waits.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
+/// How long a stream that is not read to its end is left to come to rest.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// Where a request goes, in the upstream's words.
 pub(super) struct Outbound<'a> {
     pub(super) key: KeyRef<'a>,
@@ -446,7 +449,7 @@ pub(super) fn local(
 
 /// Reads what is left of a request behind a local answer, so that the connection can be kept; a client that waits for a
 /// 100 is not asked for its body at all (SPEC 5.5). Says whether the request was read whole.
-pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> bool {
+pub(super) async fn drain(client: &Client, mut body: Incoming, expects: bool) -> bool {
     let context = &client.context;
     let most = context.shared.settings.limits.drain_body;
     if body.is_end_stream() {
@@ -454,14 +457,14 @@ pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> boo
         return true;
     }
     if client.wire.is_stream() {
-        // The rest is the stream's alone: dropping the body tells the client that nobody reads it.
+        tokio::spawn(drain_stream(body, most));
         return true;
     }
     let hopeless = body.size_hint().lower() > most;
     let ended = if expects || hopeless {
         false
     } else {
-        tokio::time::timeout(DRAIN_TIME, read_off(body, most)).await.unwrap_or(false)
+        tokio::time::timeout(DRAIN_TIME, read_off(&mut body, most)).await.unwrap_or(false)
             && !client.wire.body_is_malformed()
     };
     if !ended && !expects {
@@ -471,10 +474,19 @@ pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> boo
     ended
 }
 
-async fn read_off(mut body: Incoming, most: u64) -> bool {
+/// Reads the rest of a stream, as far as that is worth it, beside its answer. What is longer is left alone until the client
+/// has used up the stream's window: a stream that is reset while pieces are on their way counts against the client.
+async fn drain_stream(mut body: Incoming, most: u64) {
+    let hopeless = body.size_hint().lower() > most;
+    if hopeless || tokio::time::timeout(DRAIN_TIME, read_off(&mut body, most)).await != Ok(true) {
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+async fn read_off(body: &mut Incoming, most: u64) -> bool {
     let mut room = most;
     loop {
-        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
             None => return true,
             Some(Err(_)) => return false,
             Some(Ok(frame)) => {

@@ -82,7 +82,7 @@ fn not_a_header() -> ProxyError {
 async fn check(client: &Client, request: &Request<Incoming>, seen: &Head) -> Result<Form, ProxyError> {
     let headers = request.headers();
     target::check_head(request.version(), headers, seen)?;
-    target::check_stream(request.version(), request.uri(), headers)?;
+    target::check_stream(request, client.context.shared.settings.limits.max_header_fields)?;
     let form = target::form(request.method(), request.uri())?;
     if form == Form::Origin {
         return Err(ProxyError::new(ErrorKind::NotProxyRequest, synthetic::how_to_use(&client.local)));

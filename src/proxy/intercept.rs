@@ -244,7 +244,7 @@ fn read(
 ) -> Result<(PathAndQuery, Option<HeaderValue>), ProxyError> {
     let (headers, uri, version) = (request.headers(), request.uri(), request.version());
     target::check_head(version, headers, seen)?;
-    target::check_stream(version, uri, headers)?;
+    target::check_stream(request, client.context.shared.settings.limits.max_header_fields)?;
     if request.method() == Method::CONNECT {
         return Err(ProxyError::new(ErrorKind::NoTunnel, "this is inside a CONNECT already: it opens no tunnels"));
     }

@@ -23,13 +23,13 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::body::ResponseBody;
 use super::connection::{self, Client, Context, Port};
 use super::tap::Head;
-use super::transport::{Prefixed, Transport};
+use super::transport::{Prefixed, Transport, Tunnelled};
 use super::wire::Wire;
 use crate::config::settings::Limits;
 use crate::metrics::Bound;
@@ -40,16 +40,18 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams of one connection at a time.
 const MAX_STREAMS: u32 = 128;
 
-/// What may be on its way to us for one stream, and for all of a connection; and from us.
+/// What may be on its way to us for one stream, and for all of a connection; and from us. The connection's is the sum of its
+/// streams', so that streams whose upstreams take nothing do not hold up the others.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Streams that a client opened and reset before we looked at them ("rapid reset").
 const MAX_RESET: usize = 20;
 
-/// Streams that we had to reset because of the client.
-const MAX_FAULTY: usize = 64;
+/// Streams that we had to reset because of the client. Pieces of uploads that were answered early may count here too, so
+/// there is room.
+const MAX_FAULTY: usize = 1024;
 
 /// How often a connection is looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -169,12 +171,15 @@ pub(super) async fn run(
     }
 }
 
-/// Whether a connection was ended because the client made us work for nothing.
+/// Whether a connection was ended because the client made us work for nothing: too many of something, or a head so large
+/// that not even its decompression is worth going on with (COMPRESSION_ERROR).
 fn is_flood(error: &hyper::Error) -> bool {
     error
         .source()
         .and_then(|source| source.downcast_ref::<h2::Error>())
-        .is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && !error.is_remote())
+        .filter(|error| !error.is_remote())
+        .and_then(h2::Error::reason)
+        .is_some_and(|reason| [h2::Reason::ENHANCE_YOUR_CALM, h2::Reason::COMPRESSION_ERROR].contains(&reason))
 }
 
 async fn serve(client: Client, mut request: Request<Incoming>, streams: Streams) -> Response<ResponseBody> {
@@ -182,9 +187,15 @@ async fn serve(client: Client, mut request: Request<Incoming>, streams: Streams)
     let response = client.serve(request, Head::default()).await;
     if let (Some(next), Some(upgrade)) = (client.wire.take_over(), upgrade) {
         let (context, ends) = (Arc::clone(&client.context), (client.peer, client.local));
+        let (stream_task, writers) = (task::try_id(), Arc::downgrade(&streams.0));
         streams.spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
-            let stream = Transport::Stream(Box::new(TokioIo::new(upgraded)));
+            let reset = move || {
+                if let Some(tasks) = writers.upgrade() {
+                    Streams(tasks).reset_tunnel(stream_task);
+                }
+            };
+            let stream = Transport::Stream(Box::new(Tunnelled::new(upgraded, reset)));
             connection::go_on(context, next, stream, Bytes::new(), ends).await;
         });
     }
@@ -198,9 +209,12 @@ pub(super) struct Streams(Arc<Mutex<Tasks>>);
 #[derive(Debug, Default)]
 struct Tasks {
     set: JoinSet<()>,
-    /// The stream whose task comes next: hyper starts it as soon as the service has been called.
-    announced: Option<Arc<Wire>>,
+    /// The stream whose task comes next: hyper starts it as soon as the service has been called, in the same task. Other
+    /// tasks may start some of their own in between.
+    announced: Option<(Arc<Wire>, Option<Id>)>,
     live: Vec<Stream>,
+    /// What hyper started from the tasks of streams, by those: it writes their tunnels.
+    writers: Vec<(Option<Id>, AbortHandle)>,
 }
 
 #[derive(Debug)]
@@ -217,23 +231,24 @@ impl Streams {
     }
 
     fn announce(&self, wire: &Arc<Wire>) {
-        self.lock().announced = Some(Arc::clone(wire));
+        self.lock().announced = Some((Arc::clone(wire), task::try_id()));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.lock();
-        let wire = tasks.announced.take();
-        let task = tasks.set.spawn(task);
-        if let Some(wire) = wire {
-            tasks.live.push(Stream { wire, task, stalled: None });
+        self.lock().set.spawn(task);
+    }
+
+    /// Stops writing the tunnel of the stream that had this task.
+    fn reset_tunnel(&self, stream: Option<Id>) {
+        for (_, writer) in self.lock().writers.iter().filter(|(by, _)| *by == stream) {
+            writer.abort();
         }
     }
 
     /// Forgets what has ended. Says whether anything is left.
     fn reap(&self) -> bool {
         let mut tasks = self.lock();
-        while tasks.set.try_join_next().is_some() {}
-        tasks.live.retain(|stream| !stream.task.is_finished());
+        tasks.forget_ended();
         !tasks.set.is_empty()
     }
 
@@ -258,12 +273,32 @@ impl Streams {
     }
 }
 
+impl Tasks {
+    fn forget_ended(&mut self) {
+        let before = self.set.len();
+        while self.set.try_join_next().is_some() {}
+        if self.set.len() < before {
+            self.live.retain(|stream| !stream.task.is_finished());
+            self.writers.retain(|(_, task)| !task.is_finished());
+        }
+    }
+}
+
 impl<F> Executor<F> for Streams
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.spawn(task);
+        let here = task::try_id();
+        let mut tasks = self.lock();
+        // Here, not only at a tick: a client may open and end any number of streams between two of them.
+        tasks.forget_ended();
+        let announced = tasks.announced.take_if(|(_, by)| *by == here);
+        let task = tasks.set.spawn(task);
+        match announced {
+            Some((wire, _)) => tasks.live.push(Stream { wire, task, stalled: None }),
+            None => tasks.writers.push((here, task)),
+        }
     }
 }
 

@@ -22,9 +22,32 @@ pub(super) enum Transport {
     /// Its own socket.
     Socket(TcpStream),
     /// A tunnel inside a connection of several streams.
-    Stream(Box<TokioIo<Upgraded>>),
+    Stream(Box<Tunnelled>),
     /// TLS that ends here.
     Secure(Box<TlsStream<Prefixed>>),
+}
+
+/// A tunnel inside a connection of several streams. Dropped before it was ended, its stream is reset: hyper would end it as
+/// if it were whole (RFC 9113 §8.5).
+pub(super) struct Tunnelled {
+    io: TokioIo<Upgraded>,
+    reset: Box<dyn Fn() + Send + Sync>,
+    has_ended: bool,
+}
+
+impl Tunnelled {
+    /// `reset` stops whoever writes the stream.
+    pub(super) fn new(upgraded: Upgraded, reset: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { io: TokioIo::new(upgraded), reset: Box::new(reset), has_ended: false }
+    }
+}
+
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            (self.reset)();
+        }
+    }
 }
 
 impl fmt::Debug for Transport {
@@ -89,7 +112,7 @@ impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Socket(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(stream) => Pin::new(&mut stream.io).poll_read(cx, buf),
             Self::Secure(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
@@ -99,7 +122,7 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Socket(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(stream) => Pin::new(&mut stream.io).poll_write(cx, buf),
             Self::Secure(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
@@ -111,7 +134,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Socket(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(stream) => Pin::new(&mut stream.io).poll_write_vectored(cx, bufs),
             Self::Secure(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
@@ -119,7 +142,7 @@ impl AsyncWrite for Transport {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Socket(io) => io.is_write_vectored(),
-            Self::Stream(io) => io.is_write_vectored(),
+            Self::Stream(stream) => stream.io.is_write_vectored(),
             Self::Secure(io) => io.is_write_vectored(),
         }
     }
@@ -127,7 +150,7 @@ impl AsyncWrite for Transport {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Socket(io) => Pin::new(io).poll_flush(cx),
-            Self::Stream(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(stream) => Pin::new(&mut stream.io).poll_flush(cx),
             Self::Secure(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -135,7 +158,11 @@ impl AsyncWrite for Transport {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Socket(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(stream) => {
+                let ended = Pin::new(&mut stream.io).poll_shutdown(cx);
+                stream.has_ended |= ended.is_ready();
+                ended
+            }
             Self::Secure(io) => Pin::new(io).poll_shutdown(cx),
         }
     }

@@ -22,6 +22,7 @@ mod failures;
 mod forward;
 mod fuzzed;
 mod grpc;
+mod http2;
 mod identity;
 mod intercept;
 mod layers;

@@ -17,6 +17,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -29,12 +30,15 @@ use crate::proxy::error::{ErrorKind, ProxyError};
 use crate::proxy::framing;
 use crate::proxy::target::authority;
 
+/// How long a broken connection's own end is waited for.
+const LAST_WORD: Duration = Duration::from_millis(250);
+
 /// A connection.
 pub(super) enum Line<B> {
     /// One exchange at a time.
     Http1(Http1<B>),
-    /// Several at once. Without a sender its task ends it when the last exchange is over.
-    Http2(http2::SendRequest<Outgoing<B>>),
+    /// Several at once.
+    Http2(Http2<B>),
 }
 
 /// hyper's sender, and the task that drives the socket.
@@ -45,25 +49,40 @@ pub(super) struct Http1<B> {
     pub(super) pressure: Arc<Backpressure>,
 }
 
+/// hyper's sender. Without one, the connection's task ends it when the last exchange is over.
+pub(super) struct Http2<B> {
+    pub(super) sender: http2::SendRequest<Outgoing<B>>,
+    /// Whether it ended because the upstream asks for less. The connection's task has the other end.
+    pub(super) calmed: watch::Receiver<bool>,
+}
+
+impl<B> Http2<B> {
+    /// Whether a connection that broke off under a request did so because the upstream asks for less. An upstream that says
+    /// so and goes away has often accepted the stream before, which then only sees the end.
+    pub(super) async fn was_calmed(&mut self) -> bool {
+        matches!(tokio::time::timeout(LAST_WORD, self.calmed.wait_for(|calmed| *calmed)).await, Ok(Ok(_)))
+    }
+}
+
 impl<B: Send + 'static> Connection for Line<B> {
     fn is_ready(&self) -> bool {
         match self {
             Self::Http1(line) => line.sender.is_ready(),
-            Self::Http2(sender) => sender.is_ready(),
+            Self::Http2(line) => line.sender.is_ready(),
         }
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self {
             Self::Http1(line) => line.sender.poll_ready(cx).map(|ready| ready.is_ok()),
-            Self::Http2(sender) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
+            Self::Http2(line) => line.sender.poll_ready(cx).map(|ready| ready.is_ok()),
         }
     }
 
     fn is_closed(&self) -> bool {
         match self {
             Self::Http1(line) => line.sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
+            Self::Http2(line) => line.sender.is_closed(),
         }
     }
 
@@ -77,7 +96,7 @@ impl<B: Send + 'static> Connection for Line<B> {
     fn share(&self) -> Option<Self> {
         match self {
             Self::Http1(_) => None,
-            Self::Http2(sender) => Some(Self::Http2(sender.clone())),
+            Self::Http2(line) => Some(Self::Http2(Http2 { sender: line.sender.clone(), calmed: line.calmed.clone() })),
         }
     }
 }
@@ -291,9 +310,28 @@ pub(super) fn was_refused(error: &hyper::Error) -> bool {
     })
 }
 
+/// Whether the upstream asks for less.
+pub(super) fn is_calm(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(says_calm)
+}
+
+fn says_calm(error: &h2::Error) -> bool {
+    error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+}
+
+/// What that means.
+pub(super) fn calm() -> ProxyError {
+    ProxyError::new(ErrorKind::UpstreamCalm, "the upstream asks for less (ENHANCE_YOUR_CALM)")
+}
+
+/// Whether a stream ended with its connection, without a word about why.
+pub(super) fn broke_off(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(h2::Error::is_io) || find::<io::Error>(error).is_some()
+}
+
 fn classify_h2(error: &h2::Error) -> ProxyError {
-    if error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
-        return ProxyError::new(ErrorKind::UpstreamCalm, "the upstream asks for less (ENHANCE_YOUR_CALM)");
+    if says_calm(error) {
+        return calm();
     }
     if error.is_remote() || error.is_io() {
         return ProxyError::new(ErrorKind::UpstreamReset, error.to_string());

@@ -42,9 +42,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::exchange::{HeadLate, Http1, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
+use self::exchange::{HeadLate, Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
 use self::link::Hop;
 use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
@@ -66,9 +67,10 @@ pub use self::tls::TlsSetupError;
 /// The most hyper reads ahead of a slow reader.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// What may be on its way to us on one stream of HTTP/2, and on all of a connection; and from us.
+/// What may be on its way to us on one stream of HTTP/2, and on all of a connection; and from us. The connection's is that of
+/// many streams: clients that are slow to take their answers must not hold up the others that share it.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How often a request is given to a connection at most. With HTTP/1.1 the second is a fresh one, and there is no third.
@@ -274,9 +276,9 @@ where
                 let error = ProxyError::new(ErrorKind::Internal, "a connection without a connection");
                 return Err(SendError { error, request: Some(Box::new(request)) });
             };
-            let Attempt { answered, kept, watch } = match line {
+            let Attempt { answered, kept, watch, calmed } = match line {
                 Line::Http1(line) => over_http1(line, request, timeouts.head).await,
-                Line::Http2(sender) => over_http2(sender, to.key, request, timeouts.head).await,
+                Line::Http2(line) => over_http2(line, to.key, request, timeouts.head).await,
             };
             let Ok(answered) = answered else {
                 let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
@@ -292,7 +294,8 @@ where
                 }
                 Err(failure) => failure,
             };
-            let mut error = exchange::classify(failure.error(), watch.as_deref());
+            let mut error =
+                if calmed { exchange::calm() } else { exchange::classify(failure.error(), watch.as_deref()) };
             if let Some((parent, Way::Forward)) = hop
                 && matches!(error.kind(), ErrorKind::UpstreamReset | ErrorKind::UpstreamProtocol)
             {
@@ -448,13 +451,16 @@ where
             ProxyError::new(ErrorKind::UpstreamReset, format!("the upstream does not begin HTTP/2: {error}"))
         })?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
+        let (calm, calmed) = watch::channel(false);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to an upstream ended with an error");
+                calm.send_replace(exchange::is_calm(&error));
             }
+            drop(calm);
             drop(slot);
         });
-        Ok(place.lease(Line::Http2(sender)))
+        Ok(place.lease(Line::Http2(Http2 { sender, calmed })))
     }
 
     fn sweep(&self) {
@@ -502,6 +508,8 @@ struct Attempt<B> {
     answered: Result<Answered<B>, HeadLate>,
     kept: Option<Kept<B>>,
     watch: Option<Arc<Watch>>,
+    /// The upstream ended the whole connection to be asked for less.
+    calmed: bool,
 }
 
 /// What is kept of a request that was given to HTTP/2 in another form, for another attempt.
@@ -536,15 +544,10 @@ where
     let (parts, body) = request.into_parts();
     let (body, watch) = Outgoing::new(body, Some(&line.pressure));
     let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch }
+    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch, calmed: false }
 }
 
-async fn over_http2<B>(
-    sender: &mut http2::SendRequest<Outgoing<B>>,
-    key: &Key,
-    request: Request<B>,
-    head: Duration,
-) -> Attempt<B>
+async fn over_http2<B>(line: &mut Http2<B>, key: &Key, request: Request<B>, head: Duration) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -558,8 +561,13 @@ where
         (body, None, watch)
     };
     let kept = Some(Kept { head: parts, body: empty });
-    let sent = sender.try_send_request(as_stream.map(|()| body));
-    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept, watch }
+    let sent = line.sender.try_send_request(as_stream.map(|()| body));
+    let answered = await_head(sent, head, watch.as_deref()).await;
+    let calmed = match &answered {
+        Ok(Err(failure)) if exchange::broke_off(failure.error()) => line.was_calmed().await,
+        _ => false,
+    };
+    Attempt { answered, kept, watch, calmed }
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.

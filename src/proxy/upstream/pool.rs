@@ -12,6 +12,8 @@
 //!
 //! One lock for each host, held for a few moves. Nothing is dropped under it that could take it again.
 
+mod shared;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::shared::SharedLine;
 use super::parent::Way;
 use super::tls::TlsId;
 use crate::core::key::Key;
@@ -139,17 +142,6 @@ struct State<C: Connection> {
 struct Idle<C> {
     connection: C,
     opened: Instant,
-    since: Instant,
-}
-
-struct SharedLine<C> {
-    connection: C,
-    /// Told apart from the one before it.
-    number: u64,
-    opened: Instant,
-    /// Exchanges that use it now.
-    leases: usize,
-    /// Since when none does.
     since: Instant,
 }
 
@@ -321,86 +313,6 @@ impl<C: Connection> Host<C> {
         Some(Checkout::Wait(Waiting { number, granted, host: Arc::clone(self) }))
     }
 
-    /// A share of the connection that everybody shares, if there is one that can be used.
-    fn share(self: &Arc<Self>, state: &mut State<C>, over: &mut Discarded<C>, now: Instant) -> Option<Lease<C>> {
-        let shared = state.shared.as_mut()?;
-        let again = if shared.connection.is_closed() || self.is_old(shared.opened, now) {
-            None
-        } else {
-            shared.connection.share()
-        };
-        let Some(connection) = again else {
-            // Exchanges that are under way hold on to it themselves.
-            over.extend(state.shared.take().map(|shared| shared.connection));
-            return None;
-        };
-        shared.leases = shared.leases.saturating_add(1);
-        Some(Lease::share(connection, shared.opened, self, shared.number))
-    }
-
-    /// An exchange no longer uses the connection that everybody shares.
-    fn unshare(&self, number: u64) {
-        let mut state = self.state();
-        if let Some(shared) = state.shared.as_mut().filter(|shared| shared.number == number) {
-            shared.leases = shared.leases.saturating_sub(1);
-            shared.since = Instant::now();
-        }
-    }
-
-    /// The first connection is open, and it is known of what kind it is.
-    fn decided(self: &Arc<Self>, connection: C) -> Lease<C> {
-        let mut over = Discarded::new();
-        let now = Instant::now();
-        let mut state = self.state();
-        state.deciding = false;
-        let Some(own) = connection.share() else {
-            state.single = true;
-            self.let_open(&mut state);
-            return Lease::new(connection, now, self);
-        };
-        state.single = false;
-        let number = state.next_waiter;
-        state.next_waiter = number.wrapping_add(1);
-        let kept = SharedLine { connection, number, opened: now, leases: 1, since: now };
-        over.extend(state.shared.replace(kept).map(|before| before.connection));
-        // A share for everybody in line.
-        while let Some(waiter) = state.waiters.pop_front() {
-            let Some(lease) = self.share(&mut state, &mut over, now) else {
-                state.waiters.push_front(waiter);
-                break;
-            };
-            if let Err(Grant::Connection(mut lease)) = waiter.grant.send(Grant::Connection(lease)) {
-                // That one has left; the lock is held, so the share is taken back by hand.
-                lease.shared = None;
-                over.extend(lease.connection.take());
-                if let Some(shared) = &mut state.shared {
-                    shared.leases = shared.leases.saturating_sub(1);
-                }
-            }
-        }
-        Lease::share(own, now, self, number)
-    }
-
-    /// The first connection could not be opened: everybody in line tries alone.
-    fn undecided(self: &Arc<Self>, state: &mut State<C>) {
-        state.deciding = false;
-        self.let_open(state);
-    }
-
-    /// Gives those in line the right to open connections of their own, as far as the bound allows.
-    fn let_open(self: &Arc<Self>, state: &mut State<C>) {
-        while state.open < self.bounds.max_connections {
-            let Some(waiter) = state.waiters.pop_front() else { return };
-            let slot = Slot { host: Some(Arc::clone(self)), decides: false };
-            match waiter.grant.send(Grant::Slot(slot)) {
-                Ok(()) => state.open = state.open.saturating_add(1),
-                // That one has left, and the slot was not taken yet.
-                Err(Grant::Slot(mut slot)) => drop(slot.host.take()),
-                Err(Grant::Connection(_)) => {}
-            }
-        }
-    }
-
     fn is_over(&self, idle: &Idle<C>, now: Instant) -> bool {
         now.saturating_duration_since(idle.since) >= self.bounds.idle_timeout || self.is_old(idle.opened, now)
     }
@@ -448,7 +360,9 @@ impl<C: Connection> Host<C> {
         while let Some(at) = state.idle.iter().position(|idle| idle.connection.is_closed()) {
             over.push(state.idle.remove(at).connection);
         }
-        while let Some(waiter) = state.waiters.pop_front() {
+        // While somebody else opens a first connection, those in line wait for that one.
+        let awaits_other = state.deciding && !decides && state.open > 1;
+        while !awaits_other && let Some(waiter) = state.waiters.pop_front() {
             match waiter.grant.send(Grant::Slot(Slot { host: Some(Arc::clone(self)), decides: false })) {
                 Ok(()) => {
                     if decides {
@@ -494,13 +408,7 @@ impl<C: Connection> Host<C> {
         while let Some(at) = state.idle.iter().position(|idle| idle.connection.is_closed() || self.is_over(idle, now)) {
             over.push(state.idle.remove(at).connection);
         }
-        let rests = |shared: &SharedLine<C>| {
-            shared.connection.is_closed()
-                || shared.leases == 0
-                    && (now.saturating_duration_since(shared.since) >= self.bounds.idle_timeout
-                        || self.is_old(shared.opened, now))
-        };
-        if state.shared.as_ref().is_some_and(rests) {
+        if state.shared.as_ref().is_some_and(|shared| self.rests(shared, now)) {
             over.extend(state.shared.take().map(|shared| shared.connection));
         }
     }

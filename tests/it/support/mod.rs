@@ -8,6 +8,7 @@ pub mod client;
 pub mod configuration;
 pub mod heads;
 pub mod host;
+pub mod http2;
 pub mod mutate;
 pub mod origin;
 pub mod parent;

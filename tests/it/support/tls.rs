@@ -141,3 +141,10 @@ pub async fn secure(client: Client, name: &str, roots: RootCertStore, alpn: &[&[
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, client.into_stream());
     within("TLS", connecting).await
 }
+
+/// The same server, offering these protocols by ALPN.
+pub fn offering(acceptor: &TlsAcceptor, protocols: &[&str]) -> TlsAcceptor {
+    let mut config = ServerConfig::clone(acceptor.config());
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
