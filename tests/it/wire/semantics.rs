@@ -514,6 +514,20 @@ async fn rfc9110_11_7_407_carries_proxy_authenticate() {
 }
 
 #[tokio::test]
+async fn rfc9110_11_7_407_carries_proxy_authenticate_of_ours_and_never_a_hosts() {
+    let fields = [
+        ("Proxy-Authenticate", "Basic realm=\"host\""),
+        ("Proxy-Authentication-Info", "nextnonce=1"),
+        ("Authentication-Info", "nextnonce=2"),
+    ];
+    let origin = Origin::start(move |_| answer(407, "Proxy Authentication Required", &fields, "whose?")).await;
+    let got = Holdoff::start("").await.get(&origin.url()).await;
+    assert_eq!((got.status, got.text(), got.field("authentication-info")), (407, "whose?", "nextnonce=2"));
+    assert!(got.fields("proxy-authenticate").is_empty(), "{}", got.head);
+    assert!(got.fields("proxy-authentication-info").is_empty(), "{}", got.head);
+}
+
+#[tokio::test]
 async fn rfc9110_13_2_1_conditionals_are_untouched() {
     const CONDITIONS: [(&str, &str); 6] = [
         ("If-Match", "\"a\", W/\"b\""),
