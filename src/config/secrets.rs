@@ -45,7 +45,11 @@ fn read(path: &Path, what: &str) -> Result<String, Diagnostic> {
 
 /// Reads a file of `user:hash` lines. Empty lines and lines that start with `#` are skipped.
 pub(super) fn auth(path: &Path) -> Result<Auth, Diagnostic> {
-    let text = read(path, "`user:hash` lines")?;
+    users(path, &read(path, "`user:hash` lines")?)
+}
+
+/// The users in `text`, which is the content of the file `path`.
+pub(crate) fn users(path: &Path, text: &str) -> Result<Auth, Diagnostic> {
     let mut users = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -71,10 +71,10 @@ pub(super) fn short_circuit(
     synthetic::short_circuit(&what, &facts.request())
 }
 
-/// The answer to what never became a request, as bytes. The connection closes behind it.
-pub(super) fn raw(shared: &Shared, what: &ProxyError) -> Vec<u8> {
+/// The answer to what never became a request, as bytes; `head`: to the method HEAD. The connection closes behind it.
+pub(super) fn raw(shared: &Shared, what: &ProxyError, head: bool) -> Vec<u8> {
     const CLOSE: (HeaderName, HeaderValue) = (CONNECTION, HeaderValue::from_static("close"));
-    let facts = Facts { head: false, accept: None };
+    let facts = Facts { head, accept: None };
     let response = synthetic::error(&local(shared, what, None), &facts.request(), &[CLOSE]);
     let status = response.status();
     let mut out = Vec::with_capacity(1024);

@@ -106,7 +106,7 @@ impl Context {
                 if let Some(bound) = bound {
                     shared.metrics.bound_reached(bound);
                 }
-                answers::raw(&shared, &error)
+                answers::raw(&shared, &error, seen.no_body)
             })
         };
         Arc::new(Self {
@@ -403,7 +403,7 @@ impl<'a> Watch<'a> {
 
 /// Answers what is no request, and ends the connection.
 pub(super) async fn end_with(context: &Context, mut stream: TcpStream, error: &ProxyError) {
-    let answer = answers::raw(&context.shared, error);
+    let answer = answers::raw(&context.shared, error, false);
     if matches!(tokio::time::timeout(LINGER, stream.write_all(&answer)).await, Ok(Ok(()))) {
         linger(stream).await;
     }

@@ -37,4 +37,8 @@ mod target;
 mod tunnel;
 mod wire;
 
+/// What must hold of any input, for `tests/fuzz` and for the unit tests. Not there in a build for use.
+#[cfg(any(test, fuzzing))]
+pub mod properties;
+
 pub use body::RequestBody;

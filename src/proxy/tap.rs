@@ -37,6 +37,8 @@ pub(super) struct Partial {
     pub(super) large: bool,
     /// How many lines it has.
     pub(super) lines: usize,
+    /// The method is HEAD: the answer has no body.
+    pub(super) no_body: bool,
 }
 
 /// What was seen of a head.
@@ -104,7 +106,9 @@ impl Tap {
         let large = self.lost || self.bytes.len() >= self.max_head;
         let line = self.bytes.iter().take(self.max_head).any(|&byte| byte == b'\n');
         let lines = self.bytes.split(|&byte| byte == b'\n').count();
-        Partial { long_line: large && !self.lost && !line, large, lines }
+        let mut head = self.bytes.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+        let no_body = b"HEAD ".iter().all(|byte| head.next() == Some(byte));
+        Partial { long_line: large && !self.lost && !line, large, lines, no_body }
     }
 
     /// A head was read, and a body of length `body` follows (`None`: chunked).
@@ -149,6 +153,10 @@ fn look(head: &[u8]) -> Head {
                 seen.flaw = Some("the target has a fragment (`#`), which is never sent");
             }
             seen.no_path = line.strip_prefix(b"OPTIONS ").is_some_and(has_no_path);
+            if line.contains(&b'#') {
+                // hyper cuts it off, and the next reader of the same line may not.
+                seen.flaw = Some("the target has a fragment (`#`), which stays with the client");
+            }
         } else {
             seen.content_length |= names_content_length(line);
         }
@@ -251,6 +259,19 @@ mod tests {
         assert!(tap.bytes.len() <= 32 + AHEAD);
         tap.feed(b"GET / HTTP/1.1\r\n\r\n");
         assert!(tap.take(Some(0)).flaw.is_some());
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_read_still_has_a_method() {
+        assert!(tap(b"\r\nHEAD http:/a HTTP/1.1\r\n").partial().no_body);
+        assert!(!tap(b"HEADS").partial().no_body);
+        assert!(!tap(b"GET HEAD \r\n").partial().no_body);
+    }
+
+    #[test]
+    fn a_fragment_is_no_part_of_a_target() {
+        assert!(look(b"GET http://a/#b HTTP/1.1\r\n").flaw.is_some());
+        assert!(look(b"GET http://a/ HTTP/1.1\r\nX: #b\r\n").flaw.is_none());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod exchanges;
 mod exec;
 mod failures;
 mod forward;
+mod fuzzed;
 mod layers;
 mod lifecycle;
 mod logs;

@@ -6,6 +6,14 @@ use holdoff::core::policy::{Hintless, SignalRules};
 use holdoff::core::time::UnixTime;
 use http::StatusCode;
 
+// What the integration tests judge with too.
+#[path = "../../it/support/configuration.rs"]
+pub mod configuration;
+#[path = "../../it/support/heads.rs"]
+pub mod heads;
+#[path = "../../it/support/strict.rs"]
+pub mod strict;
+
 /// 2026-11-20T10:00:00Z
 pub const WALL: UnixTime = UnixTime::from_secs(1_795_168_800);
 

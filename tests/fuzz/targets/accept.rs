@@ -1,7 +1,7 @@
 //! `Accept`, as far as the choice between two bodies needs it.
 #![no_main]
 
-// A file of an adapter that stands alone; the whole adapter would bring every crate of the program along.
+// A file of an adapter that stands alone, and private to it.
 #[path = "../../../src/synthetic/accept.rs"]
 mod accept;
 

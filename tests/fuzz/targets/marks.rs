@@ -1,7 +1,7 @@
 //! The marks of our answers: what is taken off what others send. A line with our name, then `Proxy-Status` values.
 #![no_main]
 
-// Two files of an adapter that stand alone; the whole adapter would bring every crate of the program along.
+// Two files of an adapter that stand alone, and private to it.
 #[path = "../../../src/synthetic/marks.rs"]
 mod marks;
 

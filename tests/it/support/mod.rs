@@ -5,10 +5,14 @@ use std::future::Future;
 use std::time::Duration;
 
 pub mod client;
+pub mod configuration;
+pub mod heads;
 pub mod host;
+pub mod mutate;
 pub mod origin;
 pub mod program;
 pub mod sidecar;
+pub mod strict;
 pub mod tls;
 
 /// The longest anything may take before a test fails.
