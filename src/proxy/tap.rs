@@ -149,9 +149,6 @@ fn look(head: &[u8]) -> Head {
             seen.flaw = Some("a line of the head ends in a line feed without a carriage return");
         }
         if at == 0 {
-            if has_fragment(line) {
-                seen.flaw = Some("the target has a fragment (`#`), which is never sent");
-            }
             seen.no_path = line.strip_prefix(b"OPTIONS ").is_some_and(has_no_path);
             if line.contains(&b'#') {
                 // hyper cuts it off, and the next reader of the same line may not.
@@ -168,11 +165,6 @@ fn names_content_length(line: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
     line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME))
         && matches!(line.get(NAME.len()), Some(b':' | b' ' | b'\t'))
-}
-
-/// `GET /path#fragment HTTP/1.1`: hyper reads the target without it, so that others may see another one (RFC 9112 §3.2).
-fn has_fragment(line: &[u8]) -> bool {
-    line.split(|&byte| byte == b' ').skip(1).any(|word| word.contains(&b'#'))
 }
 
 /// `http://host HTTP/1.1`
@@ -236,18 +228,6 @@ mod tests {
         later.feed(b"\n0\r\n\r\n");
         assert!(later.is_malformed());
         assert!(later.take(Some(0)).flaw.is_some());
-    }
-
-    #[test]
-    fn a_fragment_is_seen_in_the_target_only() {
-        for (line, expected) in [
-            ("GET /a#b HTTP/1.1\r\n", true),
-            ("GET http://a# HTTP/1.1\r\n", true),
-            ("GET /a%23b HTTP/1.1\r\n", false),
-            ("G#T /a HTTP/1.1\r\nX: #\r\n", false),
-        ] {
-            assert_eq!(look(line.as_bytes()).flaw.is_some(), expected, "{line}");
-        }
     }
 
     #[test]
