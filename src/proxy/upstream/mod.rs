@@ -40,7 +40,7 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, Scheme};
-use crate::metrics::Metrics;
+use crate::metrics::{Bound, Metrics};
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{ErrorKind, ProxyError};
 
@@ -222,9 +222,20 @@ where
             let (parts, body) = request.into_parts();
             let (body, watch) = Outgoing::new(body, &line.pressure);
             let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-            let Ok(answered) = await_head(sent, timeouts.head, watch.as_deref()).await else {
-                let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
-                return Err(SendError { error, request: None });
+            let pressure = Arc::clone(&line.pressure);
+            let answered = tokio::select! {
+                answered = await_head(sent, timeouts.head, watch.as_deref()) => answered
+                    .map_err(|_| ProxyError::new(ErrorKind::HeadTimeout, "no response head in time")),
+                // Without `head` nothing else would end it: not even that the client leaves can be seen behind what is unread.
+                () = pressure.stands_still(timeouts.body_idle), if watch.is_some() => Err(ProxyError::new(
+                    ErrorKind::HeadTimeout,
+                    "the upstream neither takes the request body nor answers",
+                )
+                .at(Some(Bound::BodyIdle))),
+            };
+            let answered = match answered {
+                Ok(answered) => answered,
+                Err(error) => return Err(SendError { error, request: None }),
             };
             let mut failure = match answered {
                 Ok(response) => {
