@@ -357,6 +357,9 @@ class Routes:
     def __init__(self, peers):
         self.peers = peers
 
+    def intercepted(self):
+        return []
+
     def config(self, holdoff):
         lines = []
         for peer in self.peers:
