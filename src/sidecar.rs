@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::config::settings::{HostTarget, Settings};
 use crate::core::key::{Key, KeyRef, Scheme};
+use crate::intercept::{AuthorityError, Interception};
 use crate::metrics::{Metrics, Pool};
 use crate::observe::Transitions;
 use crate::proxy::egress::Egress;
@@ -27,6 +28,9 @@ use crate::table::{Table, clock};
 /// How often time passes for keys that nobody asks for, so that the end of a cooldown by quiet time is told.
 const TICK: Duration = Duration::from_secs(5);
 
+/// What is spoken inside a session whose TLS ends here, best first.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
 /// Starts sidecars.
 #[derive(Debug)]
 pub struct Sidecar;
@@ -35,7 +39,8 @@ impl Sidecar {
     /// Opens every listener and serves. Must be called on a tokio runtime; several sidecars may run in one process.
     ///
     /// # Errors
-    /// When an address cannot be opened or a CA file cannot be read.
+    /// When an address cannot be opened, a CA file cannot be read, or the certificate authority of interception cannot be
+    /// used.
     pub async fn start(settings: Settings) -> Result<Running, StartError> {
         let shared = Arc::new(share(settings));
         let settings = Arc::clone(&shared.settings);
@@ -50,6 +55,11 @@ impl Sidecar {
         let egress = Egress::new(&settings.egress, running.all());
         let upstreams = Upstreams::new(&settings.upstream, &settings.limits, &settings.hosts, egress)?;
         upstreams.count_with(&shared.metrics);
+        let interception = Interception::open(&settings.intercept, ALPN, clock::wall())?.map(Arc::new);
+        if let Some(interception) = &interception {
+            let interception = Arc::clone(interception);
+            shared.metrics.set_minted(move || interception.leaves().minted());
+        }
         let pool = upstreams.clone();
         shared.metrics.set_pool(move || {
             let stats = pool.stats();
@@ -58,12 +68,12 @@ impl Sidecar {
         let (drain, draining) = watch::channel(false);
         let (stop, stopping) = watch::channel(false);
         let tasks = Tasks {
-            proxy: tokio::spawn(proxy.run(upstreams, draining)),
+            proxy: tokio::spawn(proxy.run(upstreams, interception.clone(), draining)),
             admin: tokio::spawn(admin.run(stopping)),
             ticker: tokio::spawn(tick(Arc::clone(&shared))),
         };
         shared.lifecycle.set_ready();
-        Ok(Running { shared, addresses: running, drain, stop, tasks })
+        Ok(Running { shared, interception, addresses: running, drain, stop, tasks })
     }
 }
 
@@ -127,6 +137,7 @@ impl Addresses {
 /// A running sidecar. Dropping it ends everything at once; [`Running::shutdown`] ends it well.
 pub struct Running {
     shared: Arc<Shared>,
+    interception: Option<Arc<Interception>>,
     addresses: Addresses,
     drain: watch::Sender<bool>,
     stop: watch::Sender<bool>,
@@ -162,6 +173,11 @@ impl Running {
     /// What the parts share: the table and the metrics among it.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// What ends the TLS of the hosts in `[intercept]`, if there are any.
+    pub fn interception(&self) -> Option<&Interception> {
+        self.interception.as_deref()
     }
 
     /// Ends well: not ready from now on, still serving for `[shutdown] delay`; then no new work, and running work gets
@@ -210,11 +226,19 @@ pub enum StartError {
     Admin(admin::BindError),
     /// A CA file cannot be read.
     Tls(TlsSetupError),
+    /// The certificate authority of interception cannot be made or used.
+    Intercept(AuthorityError),
 }
 
 impl From<TlsSetupError> for StartError {
     fn from(error: TlsSetupError) -> Self {
         Self::Tls(error)
+    }
+}
+
+impl From<AuthorityError> for StartError {
+    fn from(error: AuthorityError) -> Self {
+        Self::Intercept(error)
     }
 }
 
@@ -224,6 +248,7 @@ impl fmt::Display for StartError {
             Self::Proxy(error) => error.fmt(f),
             Self::Admin(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
+            Self::Intercept(error) => error.fmt(f),
         }
     }
 }
@@ -234,6 +259,7 @@ impl std::error::Error for StartError {
             Self::Proxy(error) => error.source(),
             Self::Admin(error) => error.source(),
             Self::Tls(error) => error.source(),
+            Self::Intercept(error) => error.source(),
         }
     }
 }

@@ -22,12 +22,14 @@ use serde::Serialize;
 use crate::core::decision::{Reason, State};
 use crate::core::key::Key;
 use crate::core::signal::Outcome;
+use crate::core::signal::grpc::{Code, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
 use crate::core::time::{UnixTime, ceil_secs};
 
 mod accept;
+mod grpc;
 mod marks;
 
-pub use marks::{HOLDOFF, PROXY_STATUS, strip_marks};
+pub use marks::{HOLDOFF, Mark, PROXY_STATUS, mark, strip_foreign_mark, strip_marks};
 
 /// The longest text of `details` in `Proxy-Status`, in bytes.
 const MAX_DETAILS: usize = 200;
@@ -81,6 +83,8 @@ pub struct RequestFacts<'a> {
     pub head: bool,
     /// The request's `Accept`.
     pub accept: Option<&'a HeaderValue>,
+    /// Whether the caller speaks gRPC: then what we say stands in the head, behind status 200.
+    pub grpc: bool,
     /// Our wall clock.
     pub now: UnixTime,
 }
@@ -111,12 +115,35 @@ pub struct ShortCircuit<'a> {
 /// cooldown, and never later than `Date` and an uncut `Retry-After` say.
 pub fn short_circuit(what: &ShortCircuit<'_>, request: &RequestFacts<'_>) -> Response<Bytes> {
     let answer = what.answer;
-    let status = answer.status.filter(has_body).unwrap_or(status_of(what.reason));
+    // A gRPC client reads nothing behind another status than 200.
+    let status = answer.status.filter(|status| has_body(status) && !request.grpc).unwrap_or(status_of(what.reason));
     let most = answer.max_advertised.map_or(u64::MAX, |most| most.as_secs());
     let retry_after = ceil_secs(what.wait).min(most).max(1);
     let until = rfc3339(request.now.saturating_add(what.wait));
     let key = what.key.to_string();
 
+    let mut headers = HeaderMap::with_capacity(answer.headers.len().saturating_add(10));
+    for (name, value) in answer.headers.iter().filter(|(name, _)| !is_ours(name)) {
+        headers.append(name.clone(), value.clone());
+    }
+    headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
+    let token =
+        if status == StatusCode::SERVICE_UNAVAILABLE { "destination_unavailable" } else { "proxy_internal_response" };
+    let details = format!("{}: {key} is not asked until {until}", what.reason.as_str());
+    headers.insert(PROXY_STATUS, marks::proxy_status(what.name, token, &details, MAX_DETAILS));
+    let mut mark = format!("short-circuit; reason={}; until=\"{until}\"; key=", what.reason.as_str());
+    marks::push_string(&mut mark, &key, usize::MAX);
+    headers.insert(HOLDOFF, marks::value(mark));
+
+    if request.grpc {
+        let wait = match what.state {
+            State::Cooling => what.wait.min(Duration::from_secs(most)),
+            // Nobody knows how long; not in a moment, at least.
+            State::Probing | State::Clear => Duration::from_secs(retry_after),
+        };
+        let message = short_circuit_detail(what, &key, retry_after, &until);
+        return grpc::answer(headers, grpc::code_of(what.reason), &message, Some(wait), request);
+    }
     let custom = (answer.format == AnswerFormat::Custom).then(|| answer.body.clone()).flatten();
     let (body, content_type) = match custom {
         Some(body) => (Bytes::from(body), answer.content_type.clone().unwrap_or(TEXT)),
@@ -136,19 +163,6 @@ pub fn short_circuit(what: &ShortCircuit<'_>, request: &RequestFacts<'_>) -> Res
             })
         }
     };
-
-    let mut headers = HeaderMap::with_capacity(answer.headers.len().saturating_add(8));
-    for (name, value) in answer.headers.iter().filter(|(name, _)| !is_ours(name)) {
-        headers.append(name.clone(), value.clone());
-    }
-    headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
-    let token =
-        if status == StatusCode::SERVICE_UNAVAILABLE { "destination_unavailable" } else { "proxy_internal_response" };
-    let details = format!("{}: {key} is not asked until {until}", what.reason.as_str());
-    headers.insert(PROXY_STATUS, marks::proxy_status(what.name, token, &details, MAX_DETAILS));
-    let mut mark = format!("short-circuit; reason={}; until=\"{until}\"; key=", what.reason.as_str());
-    marks::push_string(&mut mark, &key, usize::MAX);
-    headers.insert(HOLDOFF, marks::value(mark));
     finish(status, headers, body, content_type, request)
 }
 
@@ -165,6 +179,8 @@ pub struct LocalError<'a> {
     pub stage: &'a str,
     /// Whose fault it is, a word.
     pub fault: &'a str,
+    /// The status of the answer to a gRPC caller.
+    pub grpc: Code,
     /// The error token of `Proxy-Status` (RFC 9209 §2.3).
     pub proxy_status: &'a str,
     /// What went wrong, for people: lower case, no full stop. Only its first line goes into headers.
@@ -188,21 +204,11 @@ pub fn error(
         &mut detail,
         format_args!("{end}This answer is from holdoff (stage: {}, fault: {}).", what.stage, what.fault),
     );
-    let problem = Problem {
-        detail,
-        host: what.key.map(Key::host),
-        kind: Some(what.kind),
-        stage: Some(what.stage),
-        fault: Some(what.fault),
-        ..Problem::new(what.status)
-    };
-    let (body, content_type) = problem.render(accept::prefers_text(request.accept, what.prefer_text));
-
     let mut headers = HeaderMap::with_capacity(extra.len().saturating_add(8));
     for (name, value) in extra {
         headers.append(name.clone(), value.clone());
     }
-    if what.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+    if what.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED && !request.grpc {
         headers.insert(PROXY_AUTHENTICATE, BASIC);
     }
     let details = what.detail.lines().next().unwrap_or_default();
@@ -213,6 +219,18 @@ pub fn error(
         marks::push_string(&mut mark, &key.to_string(), usize::MAX);
     }
     headers.insert(HOLDOFF, marks::value(mark));
+    if request.grpc {
+        return grpc::answer(headers, what.grpc, &detail, None, request);
+    }
+    let problem = Problem {
+        detail,
+        host: what.key.map(Key::host),
+        kind: Some(what.kind),
+        stage: Some(what.stage),
+        fault: Some(what.fault),
+        ..Problem::new(what.status)
+    };
+    let (body, content_type) = problem.render(accept::prefers_text(request.accept, what.prefer_text));
     finish(what.status, headers, body, content_type, request)
 }
 
@@ -236,10 +254,13 @@ pub fn how_to_use(address: &dyn Display) -> String {
     )
 }
 
-/// The value of `Holdoff` for an answer of the host that is passed on: what its outcome was, and, where the key is only
-/// observed, why enforcing would have short-circuited the request.
-pub fn annotate(key: &Key, outcome: &Outcome, would_short_circuit: Option<Reason>) -> HeaderValue {
-    let mut mark = format!("forwarded; outcome={}", outcome.as_str());
+/// The value of `Holdoff` for an answer of the host that is passed on: what its outcome was, unless only trailers will
+/// tell, and, where the key is only observed, why enforcing would have short-circuited the request.
+pub fn annotate(key: &Key, outcome: Option<&Outcome>, would_short_circuit: Option<Reason>) -> HeaderValue {
+    let mut mark = "forwarded".to_owned();
+    if let Some(outcome) = outcome {
+        write(&mut mark, format_args!("; outcome={}", outcome.as_str()));
+    }
     if let Some(reason) = would_short_circuit {
         write(&mut mark, format_args!("; would=short-circuit; reason={}", reason.as_str()));
     }
@@ -380,6 +401,9 @@ fn is_ours(name: &HeaderName) -> bool {
         CONTENT_LENGTH,
         CONTENT_TYPE,
         DATE,
+        GRPC_MESSAGE,
+        GRPC_RETRY_PUSHBACK_MS,
+        GRPC_STATUS,
         HOLDOFF,
         PROXY_STATUS,
         RETRY_AFTER,

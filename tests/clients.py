@@ -1,4 +1,4 @@
-"""Clients we did not write, through the proxy, with http and inside CONNECT: every case of the table for every client.
+"""Clients we did not write, through the proxy, with http, inside CONNECT and with TLS that ends at holdoff: every case of the table for every client.
 
 The cases (here) know neither the client nor the transport; `clients/sessions.py` knows the clients, `clients/origin.py`
 the peers. `tests/run` runs this; by hand, after `cargo build`:
@@ -261,7 +261,7 @@ def git_cooldown(git, peers):
     peers.begin_cooldown(first)
     while not (got := look()).status:
         assert time.monotonic() - began < DEADLINE, got
-        assert re.search(r"error: 429" if peers.visible else git.refused, got.error), got
+        assert re.search(peers.git_refusal(git), got.error), got
         refusals += 1
         time.sleep(0.2)
     assert refusals and time.monotonic() - began >= RETRY_AFTER, refusals
@@ -271,7 +271,7 @@ def git_cooldown(git, peers):
 def git_cooldown_upload(git, peers):
     peers.learn(peers.frozen)
     got = git.ask("-C", peers.folder / "work", "push", f"{peers.frozen.url}/git/repository.git", "HEAD:refs/heads/refused")
-    assert re.search(r"error: 429" if peers.visible else git.refused, got.error), got
+    assert re.search(peers.git_refusal(git), got.error), got
 
 
 OWN_CASES = {
@@ -315,6 +315,14 @@ class Peers:
         """What the configuration needs for this row."""
         return []
 
+    def intercepted(self):
+        """The hosts whose TLS ends at holdoff."""
+        return []
+
+    def ca(self):
+        """Whom the client trusts."""
+        return self.shared.ca
+
     def learn(self, origin):
         """holdoff sees the origin's 429, from somebody else."""
         got = self.holdoff.raw_get(f"{origin.url}/limited")
@@ -331,6 +339,9 @@ class Peers:
         assert got.status == 429, got
         assert got.fields.get("holdoff", "").startswith("short-circuit; reason=rate_limited;"), got
         return int(got.fields["retry-after"])
+
+    def git_refusal(self, git):
+        return r"error: 429"
 
 
 class Tunnelled(Peers):
@@ -361,21 +372,58 @@ class Tunnelled(Peers):
         named = re.search(r"retry-after (\d+)", got.error)
         return int(named[1]) if named else None
 
+    def git_refusal(self, git):
+        return git.refused
 
-TRANSPORTS = [Peers, Tunnelled]
+
+class Intercepted(Tunnelled):
+    """https whose TLS ends at holdoff: it sees all answers, and the client trusts nobody but holdoff's authority."""
+
+    visible = True
+    transport = "inside"
+    begin_cooldown = Peers.begin_cooldown
+
+    def config(self, holdoff):
+        return []
+
+    def intercepted(self):
+        return [f"localhost:{each.port}" for each in (self.plain, self.limited, self.frozen, self.brief)]
+
+    def ca(self):
+        return self.holdoff.exported
+
+    def learn(self, origin):
+        proxy = urllib.request.ProxyHandler({"https": self.holdoff.proxy})
+        tls = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self.ca()))
+        got = status_by(urllib.request.build_opener(proxy, tls), f"{origin.url}/limited")
+        assert got == 429, got
+
+    def wait_of(self, session, got):
+        """A session that is open is answered inside, a new one at its CONNECT."""
+        return (Peers if got.status else Tunnelled).wait_of(self, session, got)
+
+
+TRANSPORTS = [Peers, Tunnelled, Intercepted]
 
 
 # What runs around them.
 
 
-def opened(url, proxy=None):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy} if proxy else {}))
-    return opener.open(url, timeout=DEADLINE)
+def opener(proxy=None):
+    return urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy} if proxy else {}))
+
+
+def opened(url):
+    return opener().open(url, timeout=DEADLINE)
 
 
 def status(url, proxy=None):
+    return status_by(opener(proxy), url)
+
+
+def status_by(opener, url):
     try:
-        with opened(url, proxy) as answer:
+        with opener.open(url, timeout=DEADLINE) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         with error:
@@ -452,6 +500,9 @@ class Holdoff:
             "hint_jitter = false",
             'ramp = "0s"',
         ]
+        intercepted = [host for peers in rows for host in peers.intercepted()]
+        if intercepted:
+            lines += ["[intercept]", f"hosts = {intercepted}", f'ca_dir = "{shared.folder}/authority"']
         for peers in rows:
             lines += peers.config(self)
             peers.holdoff = self
@@ -469,6 +520,10 @@ class Holdoff:
             if time.monotonic() > end or self.process.poll() is not None:
                 raise AssertionError(f"holdoff is not ready:\n{self.said()}")
             time.sleep(0.02)
+        if intercepted:
+            self.exported = shared.folder / "exported.pem"
+            words = ["ca", "export", "--config", config, "--out", self.exported]
+            subprocess.run([BINARY, *words], env=CLEAN, check=True)
 
     def __enter__(self):
         return self
@@ -527,7 +582,7 @@ class Row:
             "HOME": str(shared.folder),
         }
         for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"):
-            environment[name] = str(shared.ca)
+            environment[name] = str(self.peers.ca())
         self.session = CLIENTS[self.name](environment)
 
     def run(self, case):

@@ -246,6 +246,7 @@ impl Api {
             uptime_seconds: now.saturating_since(self.started.0).as_secs(),
             lifecycle: self.lifecycle().to_owned(),
             listen: forward.chain(reverse).collect(),
+            intercept: settings.intercept.hosts.iter().map(|host| host.text.clone()).collect(),
             totals: self.totals(),
             matched,
             truncated: cooldowns.len() < matched,

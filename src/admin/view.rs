@@ -26,6 +26,9 @@ pub struct List {
     pub lifecycle: String,
     /// Where it listens for requests.
     pub listen: Vec<Listening>,
+    /// The hosts whose TLS ends here, as configured.
+    #[serde(default)]
+    pub intercept: Vec<String>,
     /// Figures since the start.
     pub totals: Totals,
     /// How many keys fit the filters.

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use super::{ConfigArgs, Error, print, warn};
 use crate::config::settings::Settings;
+use crate::intercept;
+use crate::table::clock;
 
 /// Check a configuration.
 #[derive(Debug, clap::Args)]
@@ -16,6 +18,14 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let loaded = args.config.load()?;
     for warning in &loaded.warnings {
         warn(warning);
+    }
+    let intercept = &loaded.settings.intercept;
+    if let Some(found) =
+        intercept::check(intercept, clock::wall()).map_err(|error| super::ca::failed(&error).into_usage())?
+    {
+        for warning in &found.warnings {
+            warn(warning);
+        }
     }
     let read = match &loaded.file {
         Some(file) => format!("{} is good", file.display()),
@@ -33,7 +43,11 @@ fn summary(settings: &Settings) -> String {
     } else {
         format!("proxy on {}", addresses.join(" and "))
     }];
-    for (count, what) in [(settings.reverse.len(), "[[reverse]]"), (settings.hosts.hosts.len(), "[[host]]")] {
+    for (count, what) in [
+        (settings.reverse.len(), "[[reverse]]"),
+        (settings.intercept.hosts.len(), "in [intercept]"),
+        (settings.hosts.hosts.len(), "[[host]]"),
+    ] {
         if count > 0 {
             parts.push(format!("{count} {what}"));
         }

@@ -34,6 +34,8 @@ const FLAGS: &[Flag] = flags! {
     "auth-file" "HOLDOFF_AUTH_FILE" "listen.auth_file" "FILE" "Users of the proxy, one `user:hash` a line (htpasswd -nB USER)";
     "name" "HOLDOFF_NAME" "listen.name" "NAME" "Our name in Via and Proxy-Status [default: holdoff-XXXXXXXX]";
     "reverse" "HOLDOFF_REVERSE" "reverse" "ADDR=URL" "A local address mapped onto an upstream; may be repeated";
+    "intercept" "HOLDOFF_INTERCEPT" "intercept.hosts" "HOST[,HOST]" "Hosts whose TLS is ended here, see `holdoff ca`";
+    "ca-dir" "HOLDOFF_CA_DIR" "intercept.ca_dir" "DIR" "Where the certificate authority for --intercept is";
     "admin" "HOLDOFF_ADMIN" "admin.address" "ADDR[,ADDR]" "Addresses of the operators' door, or unix:/PATH [default: 127.0.0.1:4291]";
     "admin-token-file" "HOLDOFF_ADMIN_TOKEN_FILE" "admin.token_file" "FILE" "The operators' token; needed off loopback";
     "metrics" "HOLDOFF_METRICS" "metrics.address" "ADDR[,ADDR]" "A listener with /metrics, /livez and /readyz only";
@@ -95,6 +97,11 @@ impl FromArgMatches for ConfigArgs {
             // An empty variable says nothing, as everywhere.
             if !(path.is_empty() && from_env(matches, "config")) {
                 sources.file(path);
+            }
+        }
+        for name in config::parent::VARIABLES {
+            if let Ok(value) = std::env::var(name) {
+                sources.env(name, name, value);
             }
         }
         for flag in FLAGS {

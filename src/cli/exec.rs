@@ -7,12 +7,16 @@
 //!   127.0.0.1, so that `exec` works beside another holdoff, and as often as one likes.
 //! - **`no_proxy`.** A value of the caller's stays as it is. Without one it is set to nothing: loopback is not exempted, for
 //!   peers of a node may well be there.
+//! - **Interception** (`[intercept]`). Variables that name certificates are set as well, so that the command trusts what our
+//!   authority has signed; see `trust`. Java reads none of them.
 //! - **Signals.** TERM, HUP, INT and QUIT are handed on to the command, but INT and QUIT not while we are in the foreground
 //!   of a terminal: then they come from the keyboard, and the terminal has sent them to the command as well. A signal that
 //!   our caller ignores (`nohup`) stays ignored.
 //! - **Messages** go to stderr, from `warn` on unless `log.level` is set, so that the command's output stays clean.
 //! - **Exit codes.** The command's own; 128 + n when signal n ended it; 127 when it is not found, 126 when it cannot be
 //!   executed; 1 and 2 as everywhere when holdoff itself fails to start.
+
+mod trust;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -28,6 +32,7 @@ use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
+use self::trust::Trust;
 use super::{ConfigArgs, Error};
 use crate::config::Loaded;
 use crate::config::settings::{ListenAddress, Settings};
@@ -106,7 +111,12 @@ async fn supervise(settings: Settings, command: &[OsString]) -> Result<u8, Error
     if let Some(name) = replaced {
         super::warn(&format!("`{name}` was set; the command goes through holdoff, and holdoff goes directly"));
     }
-    let code = match Command::new(program).args(arguments).envs(variables).spawn() {
+    let trust = sidecar
+        .interception()
+        .map(|interception| Trust::new(interception.authority().certificate(), |name| env::var_os(name)))
+        .transpose()?;
+    let files = trust.iter().flat_map(|trust| &trust.variables).map(|(name, file)| (name, file));
+    let code = match Command::new(program).args(arguments).envs(variables).envs(files).spawn() {
         Ok(child) => exit_code(wait(child, &mut signals).await?),
         Err(error) => {
             let (problem, code) = refusal(program, &error);
@@ -115,6 +125,7 @@ async fn supervise(settings: Settings, command: &[OsString]) -> Result<u8, Error
         }
     };
     sidecar.shutdown().await;
+    drop(trust);
     Ok(code)
 }
 

@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use crate::config::diagnostic::{ConfigErrors, mask_credentials};
 
 mod admin_args;
+mod ca;
 mod check;
 mod client;
 mod config;
@@ -67,6 +68,15 @@ enum Command {
     #[command(after_help = "Examples:\n  holdoff config default > holdoff.toml\n  \
                             HOLDOFF_MODE=observe holdoff config show --config holdoff.toml")]
     Config(config::Args),
+    /// Make, show or export the certificate authority of TLS interception.
+    #[command(after_help = "Examples:\n  holdoff ca init --intercept api.example.com\n  holdoff ca show\n  \
+                            holdoff ca export --out /usr/local/share/ca-certificates/holdoff.crt\n  \
+                            holdoff ca export --bundle --out bundle.pem && SSL_CERT_FILE=bundle.pem python3 sync.py\n\n\
+                            Variables that add to the roots take the plain export (NODE_EXTRA_CA_CERTS), those that \
+                            replace them take the bundle (SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE). Java has a \
+                            trust store: keytool -importcert -noprompt -alias holdoff -file holdoff.pem -cacerts \
+                            -storepass changeit.")]
+    Ca(ca::Args),
     /// Show which hosts are cooling, until when and why.
     #[command(after_help = "Examples:\n  holdoff status --watch\n  holdoff status --json")]
     Status(status::Args),
@@ -91,6 +101,7 @@ impl Command {
             Self::Exec(args) => exec::run(args),
             Self::Check(args) => check::run(args),
             Self::Config(args) => config::run(args),
+            Self::Ca(args) => ca::run(args),
             Self::Status(args) => status::run(args),
             Self::Freeze(args) => freeze::run(args),
             Self::Release(args) => release::run(args),
@@ -147,6 +158,11 @@ impl Error {
     /// It was asked for wrongly: exit code 2.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), details: String::new(), causes: Vec::new(), code: Self::USAGE }
+    }
+
+    /// The same, as an error of the configuration: exit code 2.
+    pub(crate) fn into_usage(self) -> Self {
+        Self { code: Self::USAGE, ..self }
     }
 
     /// Adds a cause, and the causes of the cause.

@@ -86,6 +86,14 @@ fn greet(running: &Running, file: Option<&Path>) {
         name = running.shared().name,
         "ready"
     );
+    if let Some(interception) = running.interception() {
+        let settings = &running.shared().settings.intercept;
+        tracing::info!(
+            hosts = settings.hosts.iter().map(|host| host.text.as_str()).collect::<Vec<_>>().join(","),
+            authority = interception.authority().certificate().fingerprint(),
+            "TLS to these hosts ends here: clients must trust the certificate that `holdoff ca export` prints"
+        );
+    }
     if let Some(address) = running.proxy_addresses().first() {
         let address = reachable(*address);
         tracing::info!("export http_proxy=http://{address}");

@@ -83,6 +83,10 @@ fn head(list: &List, style: Style) -> String {
         })
         .collect();
     text.push_str(&fit(&format!("listening on {}", listening.join(", ")), style));
+    if !list.intercept.is_empty() {
+        let hosts: Vec<_> = list.intercept.iter().map(|host| clean(host)).collect();
+        text.push_str(&fit(&format!("seeing inside TLS to {}", hosts.join(", ")), style));
+    }
     let totals = &list.totals;
     let mut counts =
         format!("{} forwarded, {} answered locally", count(totals.forwarded, "request"), totals.short_circuited);
@@ -185,6 +189,7 @@ fn said_by(row: &Cooldown) -> String {
     match row.source.as_deref().unwrap_or_default() {
         "retry_after_seconds" => "the host, in seconds".to_owned(),
         "retry_after_date" => "the host, as a date".to_owned(),
+        "grpc_pushback" => "the host, by gRPC".to_owned(),
         "ladder" => format!("holdoff, step {}", row.rate_step),
         "breaker" => format!("holdoff, step {}", row.breaker_step),
         "body_rule" => "a body rule".to_owned(),

@@ -96,7 +96,8 @@ impl Hosts {
     /// Puts the tables together. The patterns are taken to be free of ties.
     pub fn new(defaults: Arc<HostSettings>, hosts: Vec<Host>) -> Self {
         let index = Index::new(&hosts);
-        Self { defaults, hosts, index }
+        let upgrade_some = defaults.tls.upgrade || hosts.iter().any(|host| host.settings.tls.upgrade);
+        Self { defaults, hosts, upgrade_some, index }
     }
 
     /// The settings of a key: those of the most specific `[[host]]`, else the defaults.

@@ -12,12 +12,14 @@ use toml::de::DeTable;
 mod check;
 pub mod diagnostic;
 mod hosts;
+pub mod parent;
 mod pattern;
 mod reader;
 pub mod secrets;
 pub mod settings;
 mod show;
 mod tables;
+mod tls;
 mod value;
 
 use diagnostic::{ConfigErrors, Diagnostic, Place, Source};
@@ -57,6 +59,7 @@ impl Sources {
     }
 
     /// Sets the key `key` (`listen.address`) to what the environment variable `name` says. An empty variable says nothing.
+    /// Those of [`parent::VARIABLES`] are keys of their own, for `upstream.proxy_from_env`.
     pub fn env(&mut self, key: &'static str, name: &'static str, text: impl Into<String>) -> &mut Self {
         let text = text.into();
         if !text.is_empty() {

@@ -28,7 +28,7 @@ fn port(text: &str) -> Result<u16, Option<String>> {
 }
 
 /// Splits off a port. IPv6 with a port stands in brackets, as in URLs; a network may stand in them whole.
-fn split_port(text: &str) -> Result<(&str, Option<u16>), Option<String>> {
+pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Option<String>> {
     if let Some(rest) = text.strip_prefix('[') {
         let (inside, rest) = rest.split_once(']').ok_or(None)?;
         return match rest.strip_prefix(':') {
@@ -85,6 +85,53 @@ impl Text for HostPattern {
 
     fn show(&self) -> String {
         self.text.clone()
+    }
+}
+
+impl HostPattern {
+    /// Whether a host, in the normal form of a key, is named.
+    pub fn matches(&self, key: &KeyRef<'_>) -> bool {
+        let host = key.host();
+        self.port.is_none_or(|port| port == key.port())
+            && self.scheme.is_none_or(|scheme| scheme == key.scheme())
+            && match &self.target {
+                HostTarget::Exact(name) => name == host,
+                HostTarget::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+                HostTarget::Net(network) => {
+                    host.parse::<IpAddr>().is_ok_and(|address| network.contains(&address.to_canonical()))
+                }
+                HostTarget::Any => true,
+            }
+    }
+}
+
+/// A host of `[intercept]`: a pattern that names something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InterceptHost(pub(super) HostPattern);
+
+impl Text for InterceptHost {
+    const EXPECTED: &'static str = "a host (`\"api.example.com\"`), names below one (`\"*.example.com\"`) or a network \
+                                    (`\"10.1.0.0/16\"`), with a port after it if wanted";
+
+    fn parse(text: &str) -> Result<Self, Option<String>> {
+        let pattern = HostPattern::parse(text)?;
+        if pattern.scheme == Some(Scheme::Http) {
+            return Err(Some("interception is of https; leave out the scheme".to_owned()));
+        }
+        match pattern.target {
+            HostTarget::Any => Err(Some(
+                "name the hosts: the certificate authority is bound to them, so that its key is of no use for any other"
+                    .to_owned(),
+            )),
+            HostTarget::Net(network) if network.prefix_len() == 0 => {
+                Err(Some("name a network that is smaller than every address".to_owned()))
+            }
+            _ => Ok(Self(pattern)),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
     }
 }
 

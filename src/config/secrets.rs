@@ -8,9 +8,11 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use bcrypt::HashParts;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::diagnostic::{Diagnostic, Place};
-use super::settings::{Auth, Token};
+use super::settings::{Auth, ClientCert, Token};
 
 /// The largest file with secrets.
 const MAX_FILE: u64 = 1 << 20;
@@ -106,11 +108,22 @@ pub fn token(path: &Path) -> Result<Token, Diagnostic> {
     Ok(Token { file: path.to_owned(), secret: secret.to_owned() })
 }
 
+/// Reads a file with one password: its first line, as it stands.
+///
+/// # Errors
+/// When the file cannot be read, or its first line is empty.
+pub(super) fn password(path: &Path) -> Result<String, Diagnostic> {
+    let text = read(path, "a password")?;
+    let password = text.lines().next().unwrap_or_default();
+    if password.is_empty() || password.len() > MAX_TOKEN || password.chars().any(char::is_control) {
+        let place = Place::File { file: path.to_owned(), line: None };
+        return Err(Diagnostic::new(Some(place), "expected a password of at most 4096 bytes in the first line"));
+    }
+    Ok(password.to_owned())
+}
+
 /// Checks that a file has certificates in PEM.
 pub(super) fn certificates(path: &Path) -> Result<(), String> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-
     let content = read_bounded(path, 16 << 20).map_err(|error| error.to_string())?;
     let mut found = 0_usize;
     for certificate in CertificateDer::pem_slice_iter(&content) {
@@ -118,6 +131,31 @@ pub(super) fn certificates(path: &Path) -> Result<(), String> {
         found = found.saturating_add(1);
     }
     if found == 0 { Err("there is no `-----BEGIN CERTIFICATE-----` in it".to_owned()) } else { Ok(()) }
+}
+
+/// Reads a client certificate and its key. The error says whether it is about the key, and what was expected.
+///
+/// # Errors
+/// When a file cannot be read, holds nothing of use, or the two do not belong together.
+pub fn client_certificate(
+    files: &ClientCert,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), (bool, String)> {
+    let content = |file: &Path, of_key| {
+        read_bounded(file, MAX_FILE).map_err(|error| (of_key, format!("a readable PEM file ({error})")))
+    };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content(&files.cert_file, false)?).collect();
+    let certificates = certificates.map_err(|_| (false, "well-formed PEM".to_owned()))?;
+    if certificates.is_empty() {
+        return Err((false, "a certificate in PEM, found none".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&content(&files.key_file, true)?)
+        .map_err(|_| (true, "a private key in PEM, found none".to_owned()))?;
+    let provider = rustls::crypto::ring::default_provider();
+    match rustls::sign::CertifiedKey::from_der(certificates.clone(), key.clone_key(), &provider) {
+        Ok(_) => Ok((certificates, key)),
+        Err(rustls::Error::InconsistentKeys(_)) => Err((true, "the key of the client certificate".to_owned())),
+        Err(error) => Err((true, format!("a key and certificate that can be used ({error})"))),
+    }
 }
 
 #[cfg(test)]

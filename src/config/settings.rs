@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::hosts::Index;
-use crate::core::key::{Key, Scheme};
+use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::policy::Policy;
 
 pub use crate::synthetic::{Answer, AnswerFormat};
@@ -21,6 +21,8 @@ pub struct Settings {
     pub listen: Listen,
     /// Local listeners mapped onto upstreams.
     pub reverse: Vec<Reverse>,
+    /// Hosts whose TLS is ended here.
+    pub intercept: Intercept,
     /// The operators' door.
     pub admin: Admin,
     /// Metrics.
@@ -98,6 +100,37 @@ pub struct Reverse {
     /// Who may connect; empty: anyone who can reach the address, which is then on loopback. Elsewhere those of `[listen]` are
     /// already here if the table names none of its own.
     pub clients: Vec<IpNet>,
+}
+
+/// `[intercept]`
+#[derive(Clone, Debug)]
+pub struct Intercept {
+    /// The hosts whose TLS is ended here; empty: none. Never [`HostTarget::Any`], never [`Scheme::Http`].
+    pub hosts: Vec<HostPattern>,
+    /// Where the certificate authority is; `None`: below the state directory, see `intercept::directory`.
+    pub ca_dir: Option<PathBuf>,
+    /// How long a leaf certificate is valid.
+    pub leaf_lifetime: Duration,
+    /// How many leaf certificates are kept.
+    pub leaf_cache: usize,
+}
+
+impl Intercept {
+    /// Whether a host, in the normal form of a key, is named.
+    ///
+    /// An address literal is matched as it was written: `10.0.0.0/8` does not name `::ffff:10.0.0.1`, for no certificate of
+    /// the one is good for the other.
+    pub fn names(&self, host: &str, port: u16) -> bool {
+        let address = host.parse::<IpAddr>().ok();
+        self.hosts.iter().filter(|pattern| pattern.port.is_none_or(|wanted| wanted == port)).any(|pattern| {
+            match &pattern.target {
+                HostTarget::Exact(name) => name == host,
+                HostTarget::Suffix(suffix) => address.is_none() && host.ends_with(suffix.as_str()),
+                HostTarget::Net(network) => address.is_some_and(|address| network.contains(&address)),
+                HostTarget::Any => false,
+            }
+        })
+    }
 }
 
 /// `[admin]`
@@ -201,6 +234,8 @@ pub enum EgressTarget {
 /// `[upstream]`
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// Whether HTTP/2 is offered where TLS is spoken.
+    pub http2: bool,
     /// Most connections to one host at a time.
     pub max_connections_per_host: usize,
     /// Most idle connections kept for one host.
@@ -217,6 +252,85 @@ pub struct Upstream {
     pub platform_roots: bool,
     /// PEM files added to the roots.
     pub ca_files: Vec<PathBuf>,
+    /// The proxies after this one.
+    pub parents: Parents,
+    /// Upstreams that are holdoffs, or have one before them, and whose marks are believed.
+    pub trusted_holdoffs: Vec<HostPattern>,
+}
+
+/// How a parent proxy is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParentScheme {
+    /// HTTP.
+    Http,
+    /// HTTP inside TLS.
+    Https,
+    /// SOCKS 5; names go to it unresolved.
+    Socks5,
+}
+
+impl ParentScheme {
+    /// As it stands in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Socks5 => "socks5",
+        }
+    }
+}
+
+/// A parent proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// How it is spoken to.
+    pub scheme: ParentScheme,
+    /// What its cooldown is held against; of scheme http for a SOCKS proxy.
+    pub key: Key,
+    /// Who we are to it.
+    pub credentials: Option<Credentials>,
+}
+
+/// A user and a password; the password is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// The parent proxies, by the scheme of what is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Parents {
+    /// For `http://`.
+    pub http: Option<Parent>,
+    /// For `https://` and tunnels.
+    pub https: Option<Parent>,
+    /// What is reached without them.
+    pub no_proxy: Vec<HostPattern>,
+    /// Whether they were taken from the environment.
+    pub is_from_env: bool,
+}
+
+impl Parents {
+    /// The parent that a key is reached through.
+    pub fn of(&self, key: &KeyRef<'_>) -> Option<&Parent> {
+        let parent = if key.scheme() == Scheme::Https { &self.https } else { &self.http };
+        parent.as_ref().filter(|_| !self.no_proxy.iter().any(|pattern| pattern.matches(key)))
+    }
+
+    /// Whether anything can be reached through one.
+    pub fn is_used(&self) -> bool {
+        let is_any = |pattern: &HostPattern| pattern.target == HostTarget::Any && pattern.port.is_none();
+        (self.http.is_some() || self.https.is_some()) && !self.no_proxy.iter().any(is_any)
+    }
 }
 
 /// What each host gets.
@@ -227,6 +341,8 @@ pub struct Hosts {
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
     /// The patterns, by what they name; see [`Hosts::new`].
+    /// Whether any of them says `tls.upgrade`.
+    pub upgrade_some: bool,
     pub(super) index: Index,
 }
 
@@ -281,12 +397,85 @@ pub struct HostSettings {
 /// `[defaults.tls]`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
+    /// Whether `http://h` and `http://h:80` are spoken as `https://h`.
+    pub upgrade: bool,
     /// The lowest version accepted.
     pub min_version: TlsVersion,
     /// PEM files trusted instead of the global roots; empty: the global ones.
     pub ca_files: Vec<PathBuf>,
+    /// What we show who we are with, if the host asks.
+    pub client_cert: Option<ClientCert>,
+    /// Names of which the host's certificate must have one; empty: the host's own name.
+    pub expected_san: Vec<ExpectedSan>,
     /// Accept any certificate. Per host only.
     pub insecure: bool,
+}
+
+/// `client_cert_file` and `client_key_file`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientCert {
+    /// PEM: the certificate, then those that lead to its root.
+    pub cert_file: PathBuf,
+    /// PEM: its private key.
+    pub key_file: PathBuf,
+}
+
+/// A name that a certificate may have to carry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ExpectedSan {
+    /// A host name.
+    Dns(SanTemplate),
+    /// A URI, compared byte for byte.
+    Uri(SanTemplate),
+}
+
+/// A name with places for the host: `{host}`, or one of its labels, `{host.1}` being the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SanTemplate(String);
+
+impl SanTemplate {
+    /// Reads a template. `None`: a brace that belongs to no place.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (place, behind) = after.split_once('}')?;
+            if before.contains('}') || !(place == "host" || label(place).is_some()) {
+                return None;
+            }
+            rest = behind;
+        }
+        (!rest.contains('}') && !text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The template as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name for `host`. `None`: the host has no such label.
+    pub fn fill(&self, host: &str) -> Option<String> {
+        let mut out = String::new();
+        let mut rest = self.0.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            let (place, behind) = after.split_once('}')?;
+            out.push_str(before);
+            out.push_str(match label(place) {
+                // An address has no labels.
+                Some(_) if host.parse::<IpAddr>().is_ok() => return None,
+                Some(number) => host.split('.').nth(number.checked_sub(1)?)?,
+                None => host,
+            });
+            rest = behind;
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+}
+
+/// The number in `host.1`.
+fn label(place: &str) -> Option<usize> {
+    let digit = place.strip_prefix("host.")?;
+    (digit.len() == 1).then(|| digit.parse().ok()).flatten().filter(|&number| number > 0)
 }
 
 /// A TLS version.

@@ -10,18 +10,23 @@ use tracing_subscriber::EnvFilter;
 
 use super::check;
 use super::diagnostic::{Diagnostic, mask_credentials};
-use super::pattern::{HostName, Name, PathPrefix, Upstream as ReverseUpstream};
+use super::parent::{self, Exempt};
+use super::pattern::{HostName, InterceptHost, Name, PathPrefix, Upstream as ReverseUpstream};
 use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
-    Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, TlsVersion, Upstream,
+    Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
+    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
 };
+use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
 
 /// The largest body of a synthetic answer.
 const MAX_BODY: usize = 64 << 10;
+
+/// How long a leaf certificate may be valid. Clients refuse more than 398 days.
+const LEAF_LIFETIME: std::ops::RangeInclusive<Duration> = seconds(3600)..=seconds(398 * 86_400);
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -35,6 +40,7 @@ fn more_than_zero(value: &Duration) -> Result<(), String> {
 pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Settings {
     let listen = listen(reader, root);
     let (reverse, reverse_keys) = reverse(reader, root, &listen);
+    let intercept = intercept(reader, root);
     let admin = admin(reader, root);
     let metrics = metrics(reader, root);
     let log = log(reader, root);
@@ -43,13 +49,15 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     let hosts = hosts(reader, root);
     let limits = limits(reader, root);
     let shutdown = shutdown(reader, root);
-    let mut settings = Settings { listen, reverse, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+    let mut settings =
+        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
     settings.egress.allow_private = match private {
         Private::Auto => settings.all_loopback(),
         Private::Allow => true,
         Private::Deny => false,
     };
     check::listeners(reader, &settings, &reverse_keys);
+    parent::check(reader, &mut settings);
     check::patterns(reader, &settings.hosts);
     settings
 }
@@ -149,6 +157,22 @@ fn reverse<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>, listen: &Listen)
     (found, keys)
 }
 
+fn intercept<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Intercept {
+    let mut section = reader.section(root, "intercept");
+    let s = &mut section;
+    let lifetime = |lifetime: &Duration| {
+        if LEAF_LIFETIME.contains(lifetime) { Ok(()) } else { Err("a duration from 1h to 398d".to_owned()) }
+    };
+    let intercept = Intercept {
+        hosts: reader.get::<Vec<InterceptHost>>(s, "hosts", Vec::new()).into_iter().map(|host| host.0).collect(),
+        ca_dir: reader.optional::<PathBuf>(s, "ca_dir", None),
+        leaf_lifetime: reader.checked(s, "leaf_lifetime", seconds(30 * 86_400), lifetime),
+        leaf_cache: reader.count(s, "leaf_cache", 1000, 1..=100_000),
+    };
+    reader.finish(section);
+    intercept
+}
+
 fn admin<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Admin {
     let mut section = reader.section(root, "admin");
     let s = &mut section;
@@ -213,6 +237,7 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
     let mut section = reader.section(root, "upstream");
     let s = &mut section;
     let upstream = Upstream {
+        http2: reader.get(s, "http2", true),
         max_connections_per_host: reader.count(s, "max_connections_per_host", 256, 1..=100_000),
         max_idle_per_host: reader.count(s, "max_idle_per_host", 32, 0..=100_000),
         idle_timeout: reader.get(s, "idle_timeout", seconds(60)),
@@ -220,7 +245,13 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
         dns_ttl: reader.get(s, "dns_ttl", seconds(30)),
         dns_timeout: reader.checked(s, "dns_timeout", seconds(5), more_than_zero),
         platform_roots: reader.get(s, "platform_roots", true),
-        ca_files: ca_files(reader, s, &[]),
+        ca_files: tls::ca_files(reader, s, &[]),
+        parents: parent::read(reader, s),
+        trusted_holdoffs: reader
+            .get::<Vec<Exempt>>(s, "trusted_holdoffs", Vec::new())
+            .into_iter()
+            .map(|host| host.0)
+            .collect(),
     };
     if !upstream.platform_roots && upstream.ca_files.is_empty() {
         reader.warnings.push(
@@ -233,28 +264,11 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
     upstream
 }
 
-/// `ca_files` of a table: each must be there and hold certificates. What a flag or the environment names is added to what
-/// the file says.
-fn ca_files<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, inherited: &[PathBuf]) -> Vec<PathBuf> {
-    let key = section.key("ca_files");
-    let files = reader.added(section, "ca_files", inherited.to_vec());
-    if reader.is_said(&key) {
-        for (index, file) in files.iter().enumerate() {
-            if let Err(cause) = secrets::certificates(file) {
-                let place = reader.place_at(&key, Some(index));
-                let message = format!("`ca_files`: expected certificates in PEM in `{}`: {cause}", file.display());
-                reader.errors.push(Diagnostic::new(place, message));
-            }
-        }
-    }
-    files
-}
-
 fn built_in() -> HostSettings {
     HostSettings {
         policy: Arc::new(Policy::default()),
         answer: Answer::default(),
-        tls: Tls { min_version: TlsVersion::Tls12, ca_files: Vec::new(), insecure: false },
+        tls: Tls::default(),
         timeouts: Timeouts {
             connect: seconds(10),
             tls: seconds(10),
@@ -316,7 +330,7 @@ fn host_settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &
     HostSettings {
         policy,
         answer: answer(reader, section, &base.answer),
-        tls: tls(reader, section, &base.tls),
+        tls: tls::read(reader, section, &base.tls),
         timeouts: timeouts(reader, section, &base.timeouts),
     }
 }
@@ -424,18 +438,6 @@ fn answer<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Answer) 
     }
     reader.finish(section);
     answer
-}
-
-fn tls<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Tls) -> Tls {
-    let mut section = reader.section(parent, "tls");
-    let s = &mut section;
-    let tls = Tls {
-        min_version: reader.get(s, "min_version", base.min_version),
-        ca_files: ca_files(reader, s, &base.ca_files),
-        insecure: reader.get(s, "insecure", base.insecure),
-    };
-    reader.finish(section);
-    tls
 }
 
 fn timeouts<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Timeouts) -> Timeouts {

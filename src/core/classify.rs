@@ -2,6 +2,11 @@
 //!
 //! Fields are read only where they can matter, which is on statuses that may be a signal; a good answer costs no more
 //! than its `Date`. Transport failures need no reading and are made where they happen.
+//!
+//! A gRPC response that went well so far says what became of the call only behind its body: its reading awaits trailers
+//! (SPEC 2.12), and is a success until they come.
+
+use std::time::Duration;
 
 use http::header::{AGE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -9,11 +14,12 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::decision::Reason;
 use super::policy::{Hintless, SignalRules};
 use super::signal::date::host_clock;
+use super::signal::grpc::{self, GRPC_RETRY_PUSHBACK_MS};
 use super::signal::retry_after::{self, Context};
 use super::signal::{Cause, Causes, Failure, Field, Hint, MAX_RECEIVED, Outcome, Signal, printable};
 use super::time::UnixTime;
 
-/// What a response head says.
+/// What a response says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// What it means for the key.
@@ -25,58 +31,138 @@ pub struct Reading {
     /// The wait the host named, before any bound and whether or not it is trusted.
     pub hint_seen: Option<Hint>,
     retry_after: Causes,
+    /// What is known of the call, where it is gRPC.
+    call: Option<grpc::Reading>,
+    /// What of the head matters when the trailers come.
+    unfinished: Option<Fields>,
 }
 
 impl Reading {
+    /// What the response means when another holdoff made it (SPEC 2.13): its hint only, and nothing without one.
+    pub fn relayed(mut self) -> Self {
+        self.outcome = match self.outcome {
+            Outcome::Signal(signal) if signal.hint.is_some() => Outcome::Relayed(signal),
+            _ => Outcome::Neutral,
+        };
+        self
+    }
+
     /// What was odd or could not be read, by field; each pair at most once.
     pub fn errors(&self) -> impl Iterator<Item = (Field, Cause)> {
-        self.retry_after.iter().map(|cause| (Field::RetryAfter, cause))
+        let call = self.call.as_ref();
+        let of = |field, causes: Causes| causes.iter().map(move |cause| (field, cause));
+        of(Field::RetryAfter, self.retry_after)
+            .chain(of(Field::GrpcStatus, call.map_or_else(Causes::default, |call| call.status)))
+            .chain(of(Field::GrpcRetryPushback, call.map_or_else(Causes::default, |call| call.pushback)))
+    }
+
+    /// The gRPC status, where there is one.
+    pub fn grpc_code(&self) -> Option<grpc::Code> {
+        self.call.map(|call| call.code)
+    }
+
+    /// Whether trailers will say what the response means (gRPC). Until then it is a success.
+    pub const fn awaits_trailers(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// What the response says now that its trailers have come, `since` its head. `None`: it has ended without any; then
+    /// the host has answered, and that is all. A reading that awaits no trailers stays as it is.
+    #[must_use]
+    pub fn with_trailers(mut self, rules: &SignalRules, trailers: Option<&HeaderMap>, since: Duration) -> Self {
+        let Some(mut fields) = self.unfinished.take() else { return self };
+        let Some((trailers, call)) = trailers.and_then(|trailers| Some((trailers, grpc::read(trailers)?))) else {
+            return Self { outcome: Outcome::Answered, ..self };
+        };
+        // A wait counts from the arrival of what names it.
+        if let Some(hint) = &mut fields.retry_after.hint {
+            hint.wait = hint.wait.saturating_sub(since);
+        }
+        self.of_call(rules, call, fields, trailers)
+    }
+
+    fn of_call(mut self, rules: &SignalRules, call: grpc::Reading, mut fields: Fields, trailers: &HeaderMap) -> Self {
+        self.call = Some(call);
+        fields.later = call.hint;
+        if fields.received.is_none() || fields.retry_after.hint.is_none() && call.hint.is_some() {
+            fields.received = received(trailers, &GRPC_RETRY_PUSHBACK_MS, "grpc-retry-pushback-ms");
+        }
+        self.of_status(rules, call.code.counts_as(), fields)
+    }
+
+    /// Decides by a status, an HTTP one or that for which a gRPC one stands.
+    fn of_status(mut self, rules: &SignalRules, status: StatusCode, fields: Fields) -> Self {
+        let is_limited = rules.statuses.contains(&status);
+        if !is_limited && !rules.unavailable.contains(&status) {
+            return Self { outcome: without_signal(status), ..self };
+        }
+        self.hint_seen = fields.hint();
+        self.retry_after = fields.retry_after.causes;
+        let signal = |reason| {
+            Outcome::Signal(Signal {
+                reason,
+                // An untrusted hint says that the host wants a pause; how long, our ladder says.
+                hint: self.hint_seen.filter(|_| rules.trust_hints),
+                received: fields.received,
+            })
+        };
+        self.outcome = match self.hint_seen {
+            None if is_limited && rules.hintless == Hintless::Ignore => Outcome::Neutral,
+            _ if is_limited => signal(Reason::RateLimited),
+            Some(_) => signal(Reason::Unavailable),
+            None => without_signal(status),
+        };
+        self
     }
 }
 
 /// Reads a final response head that arrived when our wall clock said `wall`.
 pub fn response(rules: &SignalRules, status: StatusCode, headers: &HeaderMap, wall: UnixTime) -> Reading {
     let date = host_clock(values(headers, &DATE), values(headers, &AGE), wall);
-    let clock_offset = date.map(|date| offset(date, wall));
-    let is_limited = rules.statuses.contains(&status);
-    let fields = if is_limited || rules.unavailable.contains(&status) {
-        Fields::read(headers, &Context { wall, date, fractional: rules.fractional_seconds })
-    } else {
-        Fields::default()
+    let head = Reading {
+        outcome: Outcome::Success,
+        status,
+        clock_offset: date.map(|date| offset(date, wall)),
+        hint_seen: None,
+        retry_after: Causes::default(),
+        call: None,
+        unfinished: None,
     };
-    let hint_seen = fields.hint();
-    let signal = |reason| {
-        Outcome::Signal(Signal {
-            reason,
-            // An untrusted hint says that the host wants a pause; how long, our ladder says.
-            hint: hint_seen.filter(|_| rules.trust_hints),
-            received: received(headers),
-        })
-    };
-    let outcome = match hint_seen {
-        None if is_limited && rules.hintless == Hintless::Ignore => Outcome::Neutral,
-        _ if is_limited => signal(Reason::RateLimited),
-        Some(_) => signal(Reason::Unavailable),
-        None => without_signal(status),
-    };
-    Reading { outcome, status, clock_offset, hint_seen, retry_after: fields.retry_after.causes }
+    let fields = || Fields::read(headers, &Context { wall, date, fractional: rules.fractional_seconds });
+    // Any other status is of whoever stands before the server; it decides alone.
+    if status.is_success() && grpc::is_grpc(headers) {
+        return match grpc::read(headers) {
+            Some(call) => head.of_call(rules, call, fields(), headers),
+            None => Reading { unfinished: Some(fields()), ..head },
+        };
+    }
+    let may_be_signal = rules.statuses.contains(&status) || rules.unavailable.contains(&status);
+    head.of_status(rules, status, if may_be_signal { fields() } else { Fields::default() })
 }
 
 /// What the fields about waiting say, family by family.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fields {
     retry_after: retry_after::Reading,
+    /// The wait that gRPC names.
+    later: Option<Hint>,
+    /// A field as received, for people.
+    received: Option<Box<str>>,
 }
 
 impl Fields {
     fn read(headers: &HeaderMap, context: &Context) -> Self {
-        Self { retry_after: retry_after::read(values(headers, &RETRY_AFTER), context) }
+        Self {
+            retry_after: retry_after::read(values(headers, &RETRY_AFTER), context),
+            later: None,
+            received: received(headers, &RETRY_AFTER, "Retry-After"),
+        }
     }
 
-    /// The hint of the first family that has one. The order is that of SPEC 2.8: `Retry-After`, the vendor's reset, the
-    /// `t` of the IETF fields; after them the ladder, which is no hint.
+    /// The hint of the first family that has one. The order is that of SPEC 2.8: `Retry-After`, the vendor's reset (which
+    /// the pushback of gRPC is), the `t` of the IETF fields; after them the ladder, which is no hint.
     fn hint(&self) -> Option<Hint> {
-        [self.retry_after.hint].into_iter().flatten().next()
+        [self.retry_after.hint, self.later].into_iter().flatten().next()
     }
 }
 
@@ -90,11 +176,16 @@ fn without_signal(status: StatusCode) -> Outcome {
     }
 }
 
-/// `Retry-After` as received, for people.
-fn received(headers: &HeaderMap) -> Option<Box<str>> {
+/// A field as received, for people.
+fn received(headers: &HeaderMap, name: &HeaderName, shown: &str) -> Option<Box<str>> {
     let mut text = Vec::new();
-    for value in values(headers, &RETRY_AFTER) {
-        text.extend_from_slice(if text.is_empty() { b"Retry-After: " } else { b", " });
+    for value in values(headers, name) {
+        if text.is_empty() {
+            text.extend_from_slice(shown.as_bytes());
+            text.extend_from_slice(b": ");
+        } else {
+            text.extend_from_slice(b", ");
+        }
         text.extend(value.iter().take(MAX_RECEIVED));
         if text.len() >= MAX_RECEIVED {
             break;
@@ -117,9 +208,11 @@ mod tests {
     use std::time::Duration;
 
     use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
 
     use super::*;
     use crate::core::decision::Source;
+    use crate::core::signal::grpc::{Code, GRPC_STATUS};
 
     const WALL: UnixTime = UnixTime::from_secs(1_795_168_800); // 2026-11-20T10:00:00Z
 
@@ -143,6 +236,144 @@ mod tests {
         assert_eq!(outcome(&rules, 429, None), signal(Reason::RateLimited, None, None));
         assert_eq!(outcome(&rules, 429, Some("120")), signal(Reason::RateLimited, Some(120), Some("Retry-After: 120")));
         assert_eq!(outcome(&rules, 429, Some("soon")), signal(Reason::RateLimited, None, Some("Retry-After: soon")));
+    }
+
+    /// What a gRPC call means whose status comes behind its body, three seconds after the head, or in the head.
+    fn calls(rules: &SignalRules, head: &[(HeaderName, &str)], trailers: &[(HeaderName, &str)]) -> [Outcome; 2] {
+        let of_type = [(CONTENT_TYPE, "application/grpc+proto")];
+        let head = [&of_type[..], head].concat();
+        let open = response(rules, StatusCode::OK, &headers(&head), WALL);
+        assert!(open.awaits_trailers() && open.outcome == Outcome::Success && open.errors().count() == 0);
+        let closed = open.with_trailers(rules, Some(&headers(trailers)), Duration::from_secs(3));
+        let only = response(rules, StatusCode::OK, &headers(&[&head[..], trailers].concat()), WALL);
+        assert!(!closed.awaits_trailers() && !only.awaits_trailers());
+        assert_eq!(closed.grpc_code(), only.grpc_code());
+        [closed.outcome, only.outcome]
+    }
+
+    fn pushed(reason: Reason, millis: u64) -> Outcome {
+        let hint = Some(Hint { wait: Duration::from_millis(millis), source: Source::GrpcPushback });
+        Outcome::Signal(Signal { reason, hint, received: Some(format!("grpc-retry-pushback-ms: {millis}").into()) })
+    }
+
+    #[test]
+    fn the_status_of_a_grpc_call_counts_as_the_http_status_it_stands_for() {
+        let rules = SignalRules::default();
+        let failing = Outcome::Failing(Failure::Status(503));
+        for code in Code::ALL {
+            let bare = match code.number() {
+                8 => signal(Reason::RateLimited, None, None),
+                14 => failing.clone(),
+                2 | 4 | 12 | 13 | 15 => Outcome::Answered,
+                _ => Outcome::Success,
+            };
+            let named = match code.number() {
+                8 => pushed(Reason::RateLimited, 1500),
+                14 => pushed(Reason::Unavailable, 1500),
+                _ => bare.clone(),
+            };
+            let number = code.number().to_string();
+            assert_eq!(calls(&rules, &[], &[(GRPC_STATUS, &number)]), [bare.clone(), bare], "{code:?}");
+            let trailers = [(GRPC_STATUS, number.as_str()), (GRPC_RETRY_PUSHBACK_MS, "1500")];
+            assert_eq!(calls(&rules, &[], &trailers), [named.clone(), named], "{code:?} with a pushback");
+        }
+        for (code, pushback, expected) in [
+            ("8", "0", pushed(Reason::RateLimited, 0)),
+            ("14", "0", pushed(Reason::Unavailable, 0)),
+            ("14", "-1", failing.clone()),
+            ("14", "soon", failing),
+            ("99", "1500", Outcome::Answered),
+            ("eight", "1500", Outcome::Answered),
+        ] {
+            let trailers = [(GRPC_STATUS, code), (GRPC_RETRY_PUSHBACK_MS, pushback)];
+            assert_eq!(calls(&rules, &[], &trailers), [expected.clone(), expected], "{code} {pushback}");
+        }
+        for pushback in ["-1", "soon"] {
+            let expected = signal(Reason::RateLimited, None, Some(&format!("grpc-retry-pushback-ms: {pushback}")));
+            let trailers = [(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, pushback)];
+            assert_eq!(calls(&rules, &[], &trailers), [expected.clone(), expected], "{pushback}");
+        }
+    }
+
+    #[test]
+    fn the_rules_of_a_policy_hold_for_grpc_too() {
+        let limited = [(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, "1500")];
+        let gone = [(GRPC_STATUS, "14"), (GRPC_RETRY_PUSHBACK_MS, "1500")];
+        let rules = SignalRules { hintless: Hintless::Ignore, ..SignalRules::default() };
+        assert_eq!(calls(&rules, &[], &limited[..1]), [Outcome::Neutral, Outcome::Neutral]);
+        assert_eq!(calls(&rules, &[], &limited)[0], pushed(Reason::RateLimited, 1500));
+        let rules = SignalRules { trust_hints: false, ..SignalRules::default() };
+        for (trailers, reason) in [(&limited, Reason::RateLimited), (&gone, Reason::Unavailable)] {
+            let untrusted = signal(reason, None, Some("grpc-retry-pushback-ms: 1500"));
+            assert_eq!(calls(&rules, &[], trailers), [untrusted.clone(), untrusted]);
+        }
+        let rules = SignalRules { statuses: vec![], unavailable: vec![], ..SignalRules::default() };
+        assert_eq!(calls(&rules, &[], &limited), [Outcome::Success, Outcome::Success], "an operator's word");
+        assert_eq!(calls(&rules, &[], &gone)[0], Outcome::Failing(Failure::Status(503)));
+    }
+
+    #[test]
+    fn retry_after_goes_before_the_pushback_and_counts_from_the_head() {
+        let rules = SignalRules::default();
+        let trailers = [(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, "60000")];
+        let expected = |secs| signal(Reason::RateLimited, Some(secs), Some("Retry-After: 10"));
+        assert_eq!(calls(&rules, &[(RETRY_AFTER, "10")], &trailers), [expected(7), expected(10)]);
+        let pushback = pushed(Reason::RateLimited, 60_000);
+        assert_eq!(calls(&rules, &[(RETRY_AFTER, "soon")], &trailers), [pushback.clone(), pushback]);
+        assert_eq!(
+            calls(&rules, &[(RETRY_AFTER, "10")], &[(GRPC_STATUS, "0")]),
+            [Outcome::Success, Outcome::Success],
+            "where all went well nobody has to wait"
+        );
+    }
+
+    #[test]
+    fn only_a_grpc_response_that_went_well_so_far_awaits_trailers() {
+        let rules = SignalRules::default();
+        let grpc = headers(&[(CONTENT_TYPE, "application/grpc"), (GRPC_RETRY_PUSHBACK_MS, "1500")]);
+        let limited = response(&rules, StatusCode::TOO_MANY_REQUESTS, &grpc, WALL);
+        assert_eq!(limited.outcome, signal(Reason::RateLimited, None, None), "a signal in the head decides at once");
+        let missing = response(&rules, StatusCode::NOT_FOUND, &grpc, WALL);
+        assert_eq!((missing.awaits_trailers(), missing.outcome), (false, Outcome::Success));
+        let open = response(&rules, StatusCode::OK, &grpc, WALL);
+        let other = headers(&[(CONTENT_TYPE, "application/json"), (GRPC_STATUS, "8")]);
+        let plain = response(&rules, StatusCode::OK, &other, WALL);
+        assert!(open.awaits_trailers() && !plain.awaits_trailers() && plain.outcome == Outcome::Success);
+        assert_eq!(plain.clone().with_trailers(&rules, Some(&other), Duration::ZERO), plain);
+        for trailers in [None, Some(headers(&[(GRPC_RETRY_PUSHBACK_MS, "1500")]))] {
+            let closed = open.clone().with_trailers(&rules, trailers.as_ref(), Duration::ZERO);
+            assert_eq!((closed.outcome, closed.hint_seen), (Outcome::Answered, None), "it ended without a status");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_about_grpc_fields_is_counted_by_field() {
+        let errors = |fields: &[(HeaderName, &str)]| {
+            let head = headers(&[&[(CONTENT_TYPE, "application/grpc")][..], fields].concat());
+            response(&SignalRules::default(), StatusCode::OK, &head, WALL).errors().collect::<Vec<_>>()
+        };
+        assert_eq!(errors(&[(GRPC_STATUS, "x")]), [(Field::GrpcStatus, Cause::Malformed)]);
+        assert_eq!(
+            errors(&[(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, "-1"), (RETRY_AFTER, "soon")]),
+            [(Field::RetryAfter, Cause::Malformed), (Field::GrpcRetryPushback, Cause::Negative)]
+        );
+        assert_eq!(errors(&[(GRPC_STATUS, "0"), (GRPC_RETRY_PUSHBACK_MS, "x"), (RETRY_AFTER, "soon")]), []);
+    }
+
+    #[test]
+    fn of_what_another_holdoff_says_only_the_hint_counts() {
+        let relayed = |rules: &SignalRules, status: u16, retry_after: Option<&str>| {
+            let headers = headers(&retry_after.map(|value| (RETRY_AFTER, value)).into_iter().collect::<Vec<_>>());
+            response(rules, StatusCode::from_u16(status).unwrap(), &headers, WALL).relayed().outcome
+        };
+        let rules = SignalRules::default();
+        let Outcome::Signal(inner) = signal(Reason::RateLimited, Some(9), Some("Retry-After: 9")) else { panic!() };
+        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::Relayed(inner));
+        for (status, retry_after) in [(429, None), (429, Some("soon")), (503, None), (502, None), (504, Some("9"))] {
+            assert_eq!(relayed(&rules, status, retry_after), Outcome::Neutral, "{status} {retry_after:?}");
+        }
+        let untrusted = SignalRules { trust_hints: false, ..SignalRules::default() };
+        assert_eq!(relayed(&untrusted, 429, Some("9")), Outcome::Neutral);
     }
 
     #[test]

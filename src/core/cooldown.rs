@@ -115,7 +115,11 @@ impl Cooldown {
             Decision::ShortCircuit(NotUntil { until, wait: until.saturating_since(now), reason, state })
         };
         // A tunnel proves nothing about a rate limit: after the deadline it neither tests the host nor waits for the test.
-        let pass = purpose == Purpose::Tunnel && !reason.is_about_reachability();
+        let pass = match purpose {
+            Purpose::Request => false,
+            Purpose::Tunnel => !reason.is_about_reachability(),
+            Purpose::Session => true,
+        };
         match &mut self.phase {
             Phase::Clear => self.forward(AdmissionKind::Plain, purpose),
             Phase::Ramp { .. } if pass => Decision::Pass,
@@ -481,6 +485,9 @@ impl Cooldown {
     }
 
     fn forward(&self, kind: AdmissionKind, purpose: Purpose) -> Decision {
+        if purpose == Purpose::Session {
+            return Decision::Pass;
+        }
         Decision::Forward(Admission { epoch: self.epoch, kind, purpose })
     }
 

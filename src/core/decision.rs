@@ -53,6 +53,8 @@ pub enum Source {
     RetryAfterSeconds,
     /// `Retry-After` as a date.
     RetryAfterDate,
+    /// `grpc-retry-pushback-ms`.
+    GrpcPushback,
     /// Our own ladder: no hint, or a hint shorter than the ladder.
     Ladder,
     /// The breaker's ladder.
@@ -67,9 +69,10 @@ pub enum Source {
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RetryAfterSeconds,
         Self::RetryAfterDate,
+        Self::GrpcPushback,
         Self::Ladder,
         Self::Breaker,
         Self::BodyRule,
@@ -82,6 +85,7 @@ impl Source {
         match self {
             Self::RetryAfterSeconds => "retry_after_seconds",
             Self::RetryAfterDate => "retry_after_date",
+            Self::GrpcPushback => "grpc_pushback",
             Self::Ladder => "ladder",
             Self::Breaker => "breaker",
             Self::BodyRule => "body_rule",
@@ -121,6 +125,9 @@ pub enum Purpose {
     Request,
     /// A CONNECT tunnel: opaque, so that only reaching the host proves anything.
     Tunnel,
+    /// A CONNECT whose TLS ends at us: the requests inside ask for themselves. It is kept out of a cooldown, and proves
+    /// nothing at all: it is never the probe and never waits for one.
+    Session,
 }
 
 /// What an admission lets pass, and what its outcome may mean.
@@ -159,7 +166,7 @@ impl Admission {
 pub enum Decision {
     /// It may pass, and its outcome counts.
     Forward(Admission),
-    /// It may pass, and its outcome says nothing about this key (a tunnel after a rate limit).
+    /// It may pass, and its outcome says nothing about this key (a session; a tunnel after a rate limit).
     Pass,
     /// It must not pass.
     ShortCircuit(NotUntil),
@@ -205,7 +212,16 @@ mod tests {
         );
         assert_eq!(
             Source::ALL.map(Source::as_str),
-            ["retry_after_seconds", "retry_after_date", "ladder", "breaker", "body_rule", "fleet", "operator"]
+            [
+                "retry_after_seconds",
+                "retry_after_date",
+                "grpc_pushback",
+                "ladder",
+                "breaker",
+                "body_rule",
+                "fleet",
+                "operator"
+            ]
         );
         assert_eq!([State::Clear, State::Cooling, State::Probing].map(State::as_str), ["clear", "cooling", "probing"]);
     }

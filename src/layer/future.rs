@@ -130,7 +130,7 @@ fn complete(permit: KeptPermit, outcome: &Outcome, status: Option<u16>, error: O
 
 /// Whether an outcome is one that people want to read about.
 const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_))
+    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
 }
 
 impl<F, K, C, A> fmt::Debug for ResponseFuture<F, K, C, A> {

@@ -19,6 +19,7 @@
 //! 3. Else the request is sent. When the response head is there, its outcome is noted ([`crate::core::classify`]); the body
 //!    is neither read nor held back. An error of the inner service is classified by a [`ClassifyError`]. Dropping the future
 //!    before that says nothing about the host; if the request was the probe, the place of the probe is free again.
+//!    Of gRPC this sees what stands in a head; a status behind the body is not read, and such a response is a success.
 //!
 //! The host's own answers pass unchanged, the first 429 included.
 //!

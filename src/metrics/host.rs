@@ -122,7 +122,7 @@ impl HostMetrics {
         if let Some(offset) = reading.clock_offset {
             cells.set_clock_offset(offset);
         }
-        if let Outcome::Signal(_) = reading.outcome {
+        if let Outcome::Signal(_) | Outcome::Relayed(_) = reading.outcome {
             let source = reading.hint_seen.map_or(Source::ALL.len(), |hint| place(&Source::ALL, hint.source));
             cells.signals.add(source, 1);
         }

@@ -40,9 +40,12 @@ pub struct Metrics {
     registry: Registry,
     connections_open: Vec<IntGauge>,
     connections: Vec<IntCounter>,
+    sessions: Vec<IntCounter>,
+    sessions_open: Option<IntGauge>,
     /// The actions are words of our own.
     admin: Option<IntCounterVec>,
     pool: OnceLock<Box<dyn Fn() -> Pool + Send + Sync>>,
+    minted: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
 }
 
 /// What the handles of all hosts share.
@@ -154,8 +157,32 @@ words! {
         AdminConnections = "admin_connections",
         /// The body of a request to the admin listener.
         AdminBody = "admin_body",
+        /// What a client may make an HTTP/2 connection do for nothing.
+        Http2Flood = "http2_flood",
         /// `shutdown.grace`
         Grace = "grace",
+    }
+}
+
+words! {
+    /// What became of a CONNECT to a host whose TLS ends here.
+    Session {
+        /// TLS was agreed on.
+        Opened = "opened",
+        /// The client left before it said anything.
+        Abandoned = "abandoned",
+        /// What came is not TLS.
+        NotTls = "not_tls",
+        /// The client asks TLS for another host than CONNECT.
+        NameMismatch = "name_mismatch",
+        /// The client does not trust our certificate.
+        Distrusted = "distrusted",
+        /// TLS could not be agreed on for another reason.
+        HandshakeFailed = "handshake_failed",
+        /// TLS was not agreed on in time.
+        TimedOut = "timed_out",
+        /// There is no certificate for the host.
+        NoCertificate = "no_certificate",
     }
 }
 
@@ -179,6 +206,7 @@ impl Metrics {
         let errors = Field::ALL.iter().flat_map(|field| Cause::ALL.map(|cause| [field.as_str(), cause.as_str()]));
         let listeners = || Listener::ALL.iter().map(|listener| [listener.as_str()]);
         let bounds = Bound::ALL.iter().map(|bound| [bound.as_str()]);
+        let sessions = Session::ALL.iter().map(|session| [session.as_str()]);
         if settings.process {
             let _ = registry.register(Box::new(ProcessCollector::for_self()));
         }
@@ -196,9 +224,14 @@ impl Metrics {
                 listeners(),
             ),
             connections: series(&registry, counters(&names::CONNECTIONS), listeners()),
+            sessions: series(&registry, counters(&names::SESSIONS), sessions),
+            sessions_open: IntGauge::with_opts(names::SESSIONS_OPEN.options())
+                .ok()
+                .map(|open| register(&registry, open)),
             admin: counters(&names::ADMIN_ACTIONS).ok().map(|admin| register(&registry, admin)),
             registry,
             pool: OnceLock::new(),
+            minted: OnceLock::new(),
         })
     }
 
@@ -224,6 +257,22 @@ impl Metrics {
         self.common.bound_reached(bound);
     }
 
+    /// What became of a CONNECT to a host whose TLS ends here.
+    pub fn session(&self, session: Session) {
+        if let Some(count) = self.sessions.get(session.at()) {
+            count.inc();
+        }
+    }
+
+    /// A session whose TLS ends here was opened.
+    pub fn session_opened(&self) -> ConnectionGuard {
+        self.session(Session::Opened);
+        if let Some(open) = &self.sessions_open {
+            open.inc();
+        }
+        ConnectionGuard(self.sessions_open.clone())
+    }
+
     /// An operator did something, or was refused.
     pub fn admin_action(&self, action: &'static str, ok: bool) {
         let result = if ok { "ok" } else { "refused" };
@@ -237,6 +286,11 @@ impl Metrics {
     pub fn set_pool(&self, pool: impl Fn() -> Pool + Send + Sync + 'static) {
         // A second pool of one sidecar does not exist.
         let _ = self.pool.set(Box::new(pool));
+    }
+
+    /// Where the number of certificates made comes from; the first one stays.
+    pub fn set_minted(&self, minted: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.minted.set(Box::new(minted));
     }
 
     /// How often each action was taken since the start, over all hosts, in the order of [`Action::ALL`].

@@ -107,6 +107,12 @@ families! {
         "CONNECT tunnels and upgraded connections opened. What happens inside cannot be seen.";
     TUNNEL_BYTES = "holdoff_tunnel_bytes_total", Counter, ["host", "direction"],
         "Bytes carried inside tunnels.";
+    SESSIONS_OPEN = "holdoff_intercepted_sessions_open", Gauge, [],
+        "CONNECTs open now whose TLS ends at holdoff.";
+    SESSIONS = "holdoff_intercepted_sessions_total", Counter, ["result"],
+        "CONNECTs to hosts whose TLS ends at holdoff, by what became of their TLS; distrusted: the client does not trust the certificate authority.";
+    CERTIFICATES = "holdoff_certificates_minted_total", Counter, [],
+        "Certificates made for intercepted hosts.";
     CLOCK_OFFSET = "holdoff_clock_offset_seconds", Gauge, ["host"],
         "Clock of the upstream minus ours, from the Date of its last answer.";
     LAST_SUCCESS = "holdoff_last_success_timestamp_seconds", Gauge, ["host"],

@@ -87,6 +87,9 @@ impl Metrics {
             families.sample(&names::UPSTREAM_CONNECTIONS, &["open"], size(pool.open));
             families.sample(&names::UPSTREAM_CONNECTIONS, &["idle"], size(pool.idle));
         }
+        if let Some(minted) = self.minted.get() {
+            families.sample(&names::CERTIFICATES, &[], minted());
+        }
         families.sample(&names::KEYS, &[], size(stats.keys));
         families.sample(&names::KEYS_LIMIT, &[], size(stats.max_keys));
         families.sample(&names::EVICTIONS, &[], stats.evicted);

@@ -1,6 +1,6 @@
 //! Gives errors and refusals to the client, in the form of `synthetic`.
 
-use http::header::{ACCEPT, CONNECTION, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Response, StatusCode};
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use super::shared::{Host, Shared};
 use super::tap::Partial;
 use crate::core::decision::NotUntil;
 use crate::core::key::Key;
+use crate::core::signal::grpc::is_grpc;
 use crate::metrics::Bound;
 use crate::synthetic::{self, LocalError, RequestFacts, ShortCircuit};
 use crate::table::{Entry, clock};
@@ -19,21 +20,34 @@ use crate::table::{Entry, clock};
 pub(super) struct Facts {
     pub(super) head: bool,
     accept: Option<HeaderValue>,
+    grpc: bool,
 }
 
 impl Facts {
     pub(super) fn new(method: &Method, headers: &HeaderMap) -> Self {
-        Self { head: method == Method::HEAD, accept: headers.get(ACCEPT).cloned() }
+        Self { head: method == Method::HEAD, accept: headers.get(ACCEPT).cloned(), grpc: is_grpc(headers) }
     }
 
     fn request(&self) -> RequestFacts<'_> {
-        RequestFacts { head: self.head, accept: self.accept.as_ref(), now: clock::wall() }
+        RequestFacts { head: self.head, accept: self.accept.as_ref(), grpc: self.grpc, now: clock::wall() }
     }
 }
 
 /// The answer to a request that cannot be served.
 pub(super) fn error(shared: &Shared, error: &ProxyError, key: Option<&Key>, facts: &Facts) -> Response<Bytes> {
-    synthetic::error(&local(shared, error, key), &facts.request(), &[])
+    error_until(shared, error, key, facts, None)
+}
+
+/// The answer to a request that cannot be served before so many seconds.
+pub(super) fn error_until(
+    shared: &Shared,
+    error: &ProxyError,
+    key: Option<&Key>,
+    facts: &Facts,
+    wait: Option<u64>,
+) -> Response<Bytes> {
+    let wait = wait.map(|secs| (RETRY_AFTER, HeaderValue::from(secs)));
+    synthetic::error(&local(shared, error, key), &facts.request(), wait.as_slice())
 }
 
 fn local<'a>(shared: &'a Shared, error: &'a ProxyError, key: Option<&'a Key>) -> LocalError<'a> {
@@ -44,6 +58,7 @@ fn local<'a>(shared: &'a Shared, error: &'a ProxyError, key: Option<&'a Key>) ->
         kind: kind.as_str(),
         stage: kind.stage().as_str(),
         fault: kind.fault().as_str(),
+        grpc: kind.grpc(),
         proxy_status: kind.proxy_status(),
         detail: error.detail(),
         key,
@@ -74,7 +89,7 @@ pub(super) fn short_circuit(
 /// The answer to what never became a request, as bytes; `head`: to the method HEAD. The connection closes behind it.
 pub(super) fn raw(shared: &Shared, what: &ProxyError, head: bool) -> Vec<u8> {
     const CLOSE: (HeaderName, HeaderValue) = (CONNECTION, HeaderValue::from_static("close"));
-    let facts = Facts { head, accept: None };
+    let facts = Facts { head, accept: None, grpc: false };
     let response = synthetic::error(&local(shared, what, None), &facts.request(), &[CLOSE]);
     let status = response.status();
     let mut out = Vec::with_capacity(1024);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 /// The most that is read at a time from an upstream, and from a client, whose request takes up more room beside. Two or
 /// three pieces stand between a fast and a slow side. hyper doubles a buffer that a read has filled, so each is one byte less.
-pub(super) const FROM_UPSTREAM: usize = 16 * 1024 - 1;
+pub(super) const FROM_UPSTREAM: usize = 8 * 1024 - 1;
 pub(super) const FROM_CLIENT: usize = 8 * 1024 - 1;
 
 /// So much of a body is written at a time. Smaller pieces are written together.

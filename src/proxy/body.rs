@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::error::{ErrorKind, ProxyError};
 use super::framing;
 use super::headers::Trailers;
+use super::outcome::Pending;
 use super::record::Record;
 use super::shared::Host;
 use super::tap::MALFORMED;
@@ -29,7 +30,7 @@ use crate::table::Entry;
 const CONTINUE_ANYWAY: Duration = Duration::from_secs(1);
 
 /// The most of a throttling answer's body that is kept for people.
-const EXCERPT: usize = 200;
+pub(super) const EXCERPT: usize = 200;
 
 /// The body of a client's request, on its way to the upstream.
 pub struct RequestBody {
@@ -39,7 +40,7 @@ pub struct RequestBody {
     /// How many more bytes may come.
     room: u64,
     idle: Idle,
-    /// `None`: no trailers are announced, and hyper passes none.
+    /// `None`: there are none that hyper passes.
     trailers: Option<Box<Trailers>>,
     ended: bool,
     /// Taken when the end was told.
@@ -230,10 +231,12 @@ impl Idle {
 /// The body of an answer to a client.
 pub(super) struct ResponseBody {
     kind: Kind,
-    /// `None`: no trailers are announced, and hyper passes none.
+    /// `None`: there are none that hyper passes.
     trailers: Option<Box<Trailers>>,
     wire: Arc<Wire>,
     record: Option<Record>,
+    /// What the end of the body decides.
+    pending: Option<Box<Pending>>,
 }
 
 enum Kind {
@@ -249,7 +252,8 @@ enum Kind {
 impl ResponseBody {
     /// A body of our own making.
     pub(super) fn local(bytes: Bytes, wire: &Arc<Wire>, record: Option<Record>) -> Self {
-        Self { kind: Kind::Local(bytes), trailers: None, wire: Arc::clone(wire), record }
+        wire.stream_waits();
+        Self { kind: Kind::Local(bytes), trailers: None, wire: Arc::clone(wire), record, pending: None }
     }
 
     /// An upstream's body.
@@ -258,8 +262,10 @@ impl ResponseBody {
         trailers: Option<Box<Trailers>>,
         wire: &Arc<Wire>,
         record: Record,
+        pending: Option<Box<Pending>>,
     ) -> Self {
-        Self { kind: Kind::Upstream(body), trailers, wire: Arc::clone(wire), record: Some(record) }
+        wire.stream_waits();
+        Self { kind: Kind::Upstream(body), trailers, wire: Arc::clone(wire), record: Some(record), pending }
     }
 }
 
@@ -269,6 +275,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
+        this.wire.stream_moves();
         match &mut this.kind {
             Kind::Local(bytes) => {
                 if bytes.is_empty() {
@@ -280,28 +287,34 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Upstream(_) if this.wire.holds_body(cx) => Poll::Pending,
-            Kind::Upstream(body) => match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        this.wire.takes_body(data.len());
-                        if let Some(record) = &mut this.record {
-                            record.sent(data);
+            Kind::Upstream(body) => {
+                let polled = if this.wire.holds_body(cx) { Poll::Pending } else { Pin::new(&mut *body).poll_frame(cx) };
+                if let Some(pending) = &mut this.pending {
+                    pending.see(&polled, body.is_end_stream(), cx);
+                }
+                match ready!(polled) {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            this.wire.takes_body(data.len());
+                            if let Some(record) = &mut this.record {
+                                record.sent(data);
+                            }
                         }
+                        this.wire.stream_waits();
+                        Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
                     }
-                    Poll::Ready(Some(Ok(filtered(frame, this.trailers.as_deref()))))
-                }
-                Some(Err(error)) => {
-                    this.wire.set_broken();
-                    if let Some(record) = &mut this.record {
-                        record.broke(&error);
+                    Some(Err(error)) => {
+                        this.wire.set_broken();
+                        if let Some(record) = &mut this.record {
+                            record.broke(&error);
+                        }
+                        this.kind = Kind::Broken(Some(error));
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
                     }
-                    this.kind = Kind::Broken(Some(error));
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
+                    None => Poll::Ready(None),
                 }
-                None => Poll::Ready(None),
-            },
+            }
             Kind::Broken(error) => Poll::Ready(error.take().map(Err)),
         }
     }

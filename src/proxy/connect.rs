@@ -1,6 +1,8 @@
 //! CONNECT: opaque tunnels. The host's answers cannot be seen inside, so a tunnel is held against the key
 //! `https://host:port` that others have taught us, and proves nothing itself but that the host can be reached (SPEC 7.3).
 //!
+//! For hosts of `[intercept]` TLS ends here instead: `intercept`.
+//!
 //! A refused CONNECT is the last request of its connection: a client that does not wait for our word sends behind it what
 //! is meant for the tunnel, and that must not be read as requests (RFC 9931 §6).
 
@@ -14,20 +16,24 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::admission::{self, Admitted, Pass};
 use super::answers::{self, Facts};
 use super::body::ResponseBody;
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
-use super::exchange::{complete_failed, local, refuse};
+use super::exchange::{local, refuse};
+use super::intercept::Interceptor;
 use super::record::Record;
 use super::shared::Host;
 use super::target;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::Target;
+use super::wire::HandOver;
 use crate::core::decision::Purpose;
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::signal::Outcome;
 use crate::core::time::Instant;
+use crate::metrics;
 use crate::table::{Entry, Verdict, clock};
 
 /// Opens a tunnel, or says why not.
@@ -39,46 +45,53 @@ pub(super) async fn run(
 ) -> Response<ResponseBody> {
     let context = &client.context;
     drop(request.extensions_mut().remove::<OnUpgrade>());
-    let checked = check(client, &request, authority).and_then(|key| Ok((key, context.tunnel_place()?)));
-    let (key, place) = match checked {
+    let checked = check(client, &request, authority).and_then(|key| {
+        if let Some(interceptor) = context.interceptor.as_ref().filter(|interceptor| interceptor.names(&key)) {
+            return Ok((key, Ok(interceptor)));
+        }
+        Ok((key, Err(context.tunnel_place()?)))
+    });
+    let (key, opened) = match checked {
         Ok(checked) => checked,
         Err(error) => {
             let record = Record::new(&context.shared, None, &request, arrived);
             return refuse(client, request, &error, record).await;
         }
     };
+    let place = match opened {
+        Ok(interceptor) => return intercept(client, interceptor, request, &key, arrived).await,
+        Err(place) => place,
+    };
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
-    let (entry, verdict) = context.shared.table.admit(&key, Purpose::Tunnel, arrived);
-    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let host = entry.attached();
-    let permit = match verdict {
-        Verdict::Forward(permit) => Some(permit),
-        Verdict::Pass => None,
-        Verdict::WouldHave(refusal) => {
-            host.metrics.would_have(refusal.reason);
-            None
-        }
-        Verdict::ShortCircuit(refusal) => {
+    let Pass { entry, permit, mut hop, .. } = match admission::admit(context, &key, Purpose::Tunnel, arrived) {
+        Admitted::Pass(pass) => pass,
+        Admitted::Refused(entry, refusal) => {
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
             record.short_circuited(refusal.reason);
             let answer = answers::short_circuit(&context.shared, &entry, &refusal, &facts);
             return local(client, answer, version, false, record);
         }
     };
+    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let host = entry.attached();
     let connected = context.upstreams.connect(&Target { key: entry.key(), host: &host.settings }).await;
     let now = clock::now();
     match connected {
-        Ok(stream) => {
+        Ok(link) => {
+            if let Some(hop) = &mut hop {
+                hop.opened(now);
+            }
             if let Some(permit) = permit {
                 permit.complete(&Outcome::Connected, None, None, now, clock::draw());
             }
             entry.count_tunnel();
             tell_once(&entry, now);
-            client.wire.set_tunnel(Tunnel {
-                far: Far::Socket(stream),
+            client.wire.hand_over(HandOver::Tunnel(Tunnel {
+                far: Far::of(link),
                 counts: host.metrics.tunnel(),
                 idle: host.settings.timeouts.tunnel_idle,
                 place,
-            });
+            }));
             record.forwarded(None);
             record.answered(200);
             let mut response = Response::new(ResponseBody::local(Bytes::new(), &client.wire, Some(record)));
@@ -87,10 +100,45 @@ pub(super) async fn run(
         }
         Err(error) => {
             record.failed(&context.shared, &error);
-            if let Some(permit) = permit {
-                complete_failed(permit, &error, entry.key(), now);
-            }
-            let answer = answers::error(&context.shared, &error, Some(entry.key()), &facts);
+            admission::failed(permit, hop.as_mut(), &error, entry.key(), now);
+            let about = admission::key_of(&error, hop.as_ref(), entry.key());
+            let wait = admission::named_wait(&error, hop.as_ref(), now);
+            let answer = answers::error_until(&context.shared, &error, Some(about), &facts, wait);
+            local(client, answer, version, false, record)
+        }
+    }
+}
+
+/// Opens a session whose TLS ends here. Nobody is dialled for it: the requests inside are admitted and sent one by one.
+async fn intercept(
+    client: &Client,
+    interceptor: &Interceptor,
+    request: Request<Incoming>,
+    key: &KeyRef<'_>,
+    arrived: Instant,
+) -> Response<ResponseBody> {
+    let shared = &client.context.shared;
+    let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
+    let (entry, verdict) = shared.table.admit(key, Purpose::Session, arrived);
+    let mut record = Record::new(shared, Some(&entry), &request, arrived);
+    if let Verdict::ShortCircuit(refusal) = verdict {
+        record.short_circuited(refusal.reason);
+        let answer = answers::short_circuit(shared, &entry, &refusal, &facts);
+        return local(client, answer, version, false, record);
+    }
+    match interceptor.session(entry.key()).await {
+        Ok(session) => {
+            client.wire.hand_over(HandOver::Session(session));
+            record.intercepted();
+            record.answered(200);
+            let mut response = Response::new(ResponseBody::local(Bytes::new(), &client.wire, Some(record)));
+            *response.version_mut() = version;
+            response
+        }
+        Err(error) => {
+            shared.metrics.session(metrics::Session::NoCertificate);
+            record.failed(shared, &error);
+            let answer = answers::error(shared, &error, Some(entry.key()), &facts);
             local(client, answer, version, false, record)
         }
     }

@@ -31,12 +31,17 @@ use super::body::{RequestBody, ResponseBody};
 use super::error::{ErrorKind, ProxyError};
 use super::forward;
 use super::headers::Via;
+use super::intercept::{self, Interceptor};
+use super::multiplex;
 use super::reverse::{self, Routes};
 use super::shared::Shared;
 use super::tap::{Head, Partial};
-use super::tunnel::{Ended, Tunnel};
+use super::transport::Transport;
+use super::tunnel::Ended;
 use super::upstream::Upstreams;
-use super::wire::{ClientIo, Refuse, Wire};
+use super::wire::{ClientIo, HandOver, Refuse, Wire};
+use crate::core::key::Key;
+use crate::intercept::Interception;
 use crate::metrics::{Bound, Listener};
 use crate::table::clock;
 
@@ -60,6 +65,7 @@ pub(super) struct Context {
     pub(super) upstreams: Upstreams<RequestBody>,
     pub(super) via: Via,
     pub(super) auth: Option<Authenticator>,
+    pub(super) interceptor: Option<Interceptor>,
     tunnels: Arc<Semaphore>,
     http: http1::Builder,
     refuse: Arc<Refuse>,
@@ -75,19 +81,25 @@ pub(super) enum Port {
     Proxy,
     /// A `[[reverse]]` address.
     Reverse(Routes),
+    /// A CONNECT on the forward proxy to the host of this key, whose TLS ends here.
+    Inside(Key),
 }
 
 impl Port {
     pub(super) const fn listener(&self) -> Listener {
         match self {
-            Self::Proxy => Listener::Proxy,
+            Self::Proxy | Self::Inside(_) => Listener::Proxy,
             Self::Reverse(_) => Listener::Reverse,
         }
     }
 }
 
 impl Context {
-    pub(super) fn new(shared: Arc<Shared>, upstreams: Upstreams<RequestBody>) -> Arc<Self> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        upstreams: Upstreams<RequestBody>,
+        interception: Option<Arc<Interception>>,
+    ) -> Arc<Self> {
         let limits = &shared.settings.limits;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -112,6 +124,7 @@ impl Context {
         Arc::new(Self {
             via: Via::new(&shared.name, shared.settings.listen.via),
             auth: shared.settings.listen.auth.as_ref().map(Authenticator::new),
+            interceptor: interception.map(Interceptor::new),
             tunnels: Arc::new(Semaphore::new(limits.max_tunnels.min(Semaphore::MAX_PERMITS))),
             http,
             refuse,
@@ -142,7 +155,7 @@ impl Context {
 
     fn allows(&self, port: &Port, peer: SocketAddr) -> bool {
         match port {
-            Port::Proxy => reverse::allows(&self.shared.settings.listen.clients, peer.ip()),
+            Port::Proxy | Port::Inside(_) => reverse::allows(&self.shared.settings.listen.clients, peer.ip()),
             Port::Reverse(routes) => routes.allows(peer.ip()),
         }
     }
@@ -154,20 +167,21 @@ pub(super) struct Client {
     pub(super) wire: Arc<Wire>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    port: Arc<Port>,
+    pub(super) port: Arc<Port>,
 }
 
 impl Client {
     /// Whether the answer that is being made has to be the last one.
     pub(super) fn must_close(&self) -> bool {
-        self.context.is_closing() || self.wire.is_unasked()
+        !self.wire.is_stream() && (self.context.is_closing() || self.wire.is_unasked())
     }
 
-    async fn serve(&self, request: Request<Incoming>, seen: Head) -> Response<ResponseBody> {
+    pub(super) async fn serve(&self, request: Request<Incoming>, seen: Head) -> Response<ResponseBody> {
         let arrived = clock::now();
         match &*self.port {
             Port::Proxy => forward::serve(self, request, seen, arrived).await,
             Port::Reverse(routes) => reverse::serve(self, routes, request, seen, arrived).await,
+            Port::Inside(key) => intercept::serve(self, key, request, seen, arrived).await,
         }
     }
 }
@@ -176,14 +190,56 @@ impl Client {
 pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let mut drain = context.drain.subscribe();
-    let (mut stream, mut early) = (stream, Bytes::new());
+    serve(context, port, Transport::Socket(stream), (peer, local), &mut drain).await;
+}
+
+/// Serves what a client has handed over after CONNECT, or an upgrade, to its end. Boxed without its type: a session is a
+/// connection in a connection.
+pub(super) fn go_on(
+    context: Arc<Context>,
+    next: HandOver,
+    stream: Transport,
+    early: Bytes,
+    ends: (SocketAddr, SocketAddr),
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match next {
+        HandOver::Tunnel(tunnel) => Box::pin(async move {
+            if tunnel.run(stream, early).await == Ended::Idle {
+                context.shared.metrics.bound_reached(Bound::TunnelIdle);
+            }
+        }),
+        HandOver::Session(session) => Box::pin(async move {
+            let mut drain = context.drain.subscribe();
+            session.run(context, stream, early, ends, &mut drain).await;
+        }),
+    }
+}
+
+/// Serves requests over HTTP/1, or HTTP/2 by prior knowledge, to the end of the connection.
+pub(super) async fn serve(
+    context: Arc<Context>,
+    port: Arc<Port>,
+    mut stream: Transport,
+    (peer, local): (SocketAddr, SocketAddr),
+    drain: &mut watch::Receiver<bool>,
+) {
+    let mut early = Bytes::new();
+    // Over TLS, HTTP/2 is agreed on by ALPN and by nothing else (RFC 9113 §3.2).
+    let mut is_fresh = matches!(*port, Port::Proxy | Port::Reverse(_));
     loop {
-        if early.is_empty() && !wait(&context, &stream, &mut drain).await {
-            return;
+        if early.is_empty() {
+            match wait(&context, &mut stream, drain).await {
+                Some(first) => early = first,
+                None => return stream.close().await,
+            }
         }
         if !context.allows(&port, peer) {
             let error = ProxyError::new(ErrorKind::ClientDenied, "the client's address is not in `clients`");
             return end_with(&context, stream, &error).await;
+        }
+        let within = context.shared.settings.limits.header_timeout;
+        if std::mem::take(&mut is_fresh) && multiplex::is_preface(&mut stream, &mut early, within).await {
+            return Box::pin(multiplex::run(context, port, stream, early, (peer, local), drain)).await;
         }
         let client = Arc::new(Client {
             context: Arc::clone(&context),
@@ -193,21 +249,16 @@ pub(super) async fn run(context: Arc<Context>, port: Arc<Port>, stream: TcpStrea
             port: Arc::clone(&port),
         });
         // Boxed, so that an idle connection does not keep the room for a busy one.
-        match Box::pin(converse(client, stream, early, &mut drain)).await {
+        match Box::pin(converse(client, stream, early, drain)).await {
             Next::Wait(idle, rest) => (stream, early) = (idle, rest),
-            Next::Tunnel(tunnel, stream, early) => {
-                if Box::pin(tunnel.run(stream, early)).await == Ended::Idle {
-                    context.shared.metrics.bound_reached(Bound::TunnelIdle);
-                }
-                return;
-            }
+            Next::Other(next, stream, early) => return go_on(context, next, stream, early, (peer, local)).await,
             Next::Over => return,
         }
     }
 }
 
-/// Waits for a first byte. `false`: there will be none.
-async fn wait(context: &Context, stream: &TcpStream, drain: &mut watch::Receiver<bool>) -> bool {
+/// Waits for the first bytes of a request; see [`Transport::first`].
+async fn wait(context: &Context, stream: &mut Transport, drain: &mut watch::Receiver<bool>) -> Option<Bytes> {
     let idle = context.shared.settings.limits.keepalive_timeout;
     let until = (!idle.is_zero()).then(|| Instant::now().checked_add(idle)).flatten();
     let late = async {
@@ -216,24 +267,22 @@ async fn wait(context: &Context, stream: &TcpStream, drain: &mut watch::Receiver
             None => std::future::pending().await,
         }
     };
-    let mut byte = [0; 1];
     tokio::select! {
-        // Looked at, not only waited for: readiness may be told without a byte. At the end there is none to see.
-        first = stream.peek(&mut byte) => first.is_ok_and(|bytes| bytes > 0),
+        first = stream.first() => first,
         () = late => {
             context.shared.metrics.bound_reached(Bound::KeepaliveTimeout);
-            false
+            None
         }
-        _ = drain.wait_for(|closing| *closing) => false,
+        _ = drain.wait_for(|closing| *closing) => None,
     }
 }
 
 /// What a connection does when hyper is done with it.
 enum Next {
     /// It is idle.
-    Wait(TcpStream, Bytes),
-    /// It has become a tunnel.
-    Tunnel(Tunnel, TcpStream, Bytes),
+    Wait(Transport, Bytes),
+    /// It has become something else.
+    Other(HandOver, Transport, Bytes),
     /// It is over.
     Over,
 }
@@ -250,7 +299,7 @@ enum Done {
     Stalled,
 }
 
-async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &mut watch::Receiver<bool>) -> Next {
+async fn converse(client: Arc<Client>, stream: Transport, early: Bytes, drain: &mut watch::Receiver<bool>) -> Next {
     let (context, wire) = (Arc::clone(&client.context), Arc::clone(&client.wire));
     wire.set_patience(context.shared.settings.limits.keepalive_timeout);
     let io = ClientIo::new(stream, early, Arc::clone(&wire), Arc::clone(&context.refuse));
@@ -295,22 +344,22 @@ async fn converse(client: Arc<Client>, stream: TcpStream, early: Bytes, drain: &
     end(&context, &wire, done, stream, rest).await
 }
 
-async fn end(context: &Context, wire: &Wire, done: Done, stream: TcpStream, rest: Bytes) -> Next {
+async fn end(context: &Context, wire: &Wire, done: Done, stream: Transport, rest: Bytes) -> Next {
     match done {
         Done::Idle => return Next::Wait(stream, rest),
-        Done::Drained => {}
+        Done::Drained => stream.close().await,
         Done::Stalled => {
             context.shared.metrics.bound_reached(Bound::BodyIdle);
-            let _ = stream.set_zero_linger();
+            stream.set_reset();
         }
-        Done::Served(Ok(())) => match wire.take_tunnel() {
-            Some(tunnel) => return Next::Tunnel(tunnel, stream, rest),
+        Done::Served(Ok(())) => match wire.take_over() {
+            Some(next) => return Next::Other(next, stream, rest),
             None => linger(stream).await,
         },
         Done::Served(Err(error)) => {
             tracing::debug!(%error, "a client connection ended with an error");
             if wire.must_reset() {
-                let _ = stream.set_zero_linger();
+                stream.set_reset();
             } else if error.is_timeout() && wire.is_quiet() {
                 context.shared.metrics.bound_reached(Bound::HeaderTimeout);
                 if wire.has_partial_head() {
@@ -402,7 +451,7 @@ impl<'a> Watch<'a> {
 }
 
 /// Answers what is no request, and ends the connection.
-pub(super) async fn end_with(context: &Context, mut stream: TcpStream, error: &ProxyError) {
+pub(super) async fn end_with(context: &Context, mut stream: Transport, error: &ProxyError) {
     let answer = answers::raw(&context.shared, error, false);
     if matches!(tokio::time::timeout(LINGER, stream.write_all(&answer)).await, Ok(Ok(()))) {
         linger(stream).await;
@@ -411,7 +460,7 @@ pub(super) async fn end_with(context: &Context, mut stream: TcpStream, error: &P
 
 /// Ends a connection so that the client can read its answer: closing a socket with unread bytes in it would send a reset,
 /// and a reset can overtake the answer (RFC 9112 §9.6).
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Transport) {
     if stream.shutdown().await.is_err() {
         return;
     }

@@ -63,6 +63,38 @@ impl Egress {
         Ok(())
     }
 
+    /// What can be said of a host that a parent proxy looks up. A name that only its address could let through is refused,
+    /// since nobody here sees the address.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DestinationDenied`] or [`ErrorKind::OwnListener`].
+    pub fn check_unresolved(&self, host: &str, port: u16) -> Result<(), ProxyError> {
+        self.check_name(host, port)?;
+        if host.parse::<IpAddr>().is_ok() {
+            return Ok(());
+        }
+        let is_here = host == "localhost" || host.ends_with(".localhost");
+        if is_here
+            && [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].iter().any(|ip| self.is_own(*ip, port))
+        {
+            return Err(own_listener());
+        }
+        if !self.settings.allow.is_empty() && !self.settings.allow.iter().any(|rule| names(rule, host, port)) {
+            return Err(denied("a name that a parent proxy looks up must stand in `allow` by itself"));
+        }
+        Ok(())
+    }
+
+    /// The addresses of a parent proxy that may be dialled. They are the operator's word: all but our own listeners.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OwnListener`] when none is left.
+    pub fn check_parent(&self, port: u16, addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, ProxyError> {
+        let foreign = |ip: &&IpAddr| !Forms::of(**ip).any(|ip| self.is_own(ip, port));
+        let allowed: Vec<_> = addresses.iter().filter(foreign).map(|ip| (ip.to_canonical(), port).into()).collect();
+        if allowed.is_empty() && !addresses.is_empty() { Err(own_listener()) } else { Ok(allowed) }
+    }
+
     /// The addresses of `host` that may be dialled, with the port: of an answer that mixes allowed and forbidden addresses the
     /// allowed ones. A name with one of our own listeners among its addresses is a name of ours, and refused whole: what
     /// else it leads to, such as `::1` of `localhost`, is not what was meant. Expects [`Egress::check_name`] to have passed.
@@ -88,7 +120,7 @@ impl Egress {
     fn check_address(&self, host: &str, port: u16, address: IpAddr) -> Result<(), ProxyError> {
         let forms = Forms::of(address);
         if forms.any(|ip| self.is_own(ip, port)) {
-            return Err(ProxyError::new(ErrorKind::OwnListener, "the destination is one of our own listeners"));
+            return Err(own_listener());
         }
         if let Some(why) = forms.iter().find_map(never) {
             return Err(denied(why));
@@ -126,6 +158,10 @@ impl Egress {
             own => own == ip,
         })
     }
+}
+
+fn own_listener() -> ProxyError {
+    ProxyError::new(ErrorKind::OwnListener, "the destination is one of our own listeners")
 }
 
 fn denied(why: &'static str) -> ProxyError {

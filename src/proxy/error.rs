@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
-use crate::core::signal::{Failure, Outcome};
+use crate::core::decision::Reason;
+use crate::core::signal::grpc::Code;
+use crate::core::signal::{Failure, Outcome, Signal};
 use crate::metrics::Bound;
 
 /// Whose fault an error is.
@@ -161,14 +163,26 @@ kinds! {
     ConnectFailed = "connect_failed", BAD_GATEWAY, Connect, Upstream, "destination_ip_unroutable";
     /// Connecting took too long.
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, Connect, Upstream, "connection_timeout";
+    /// The parent proxy does not take our user and password.
+    ParentAuth = "parent_auth", BAD_GATEWAY, Connect, Holdoff, "proxy_configuration_error";
+    /// The parent proxy says "slow down" instead of opening a tunnel.
+    ParentLimited = "parent_limited", TOO_MANY_REQUESTS, Connect, Upstream, "connection_limit_reached";
+    /// The parent proxy is not available for a named time.
+    ParentUnavailable = "parent_unavailable", SERVICE_UNAVAILABLE, Connect, Upstream, "destination_unavailable";
+    /// The parent proxy does not open tunnels to the host.
+    ParentRefused = "parent_refused", BAD_GATEWAY, Connect, Upstream, "http_request_denied";
     /// TLS could not be agreed on.
     TlsProtocol = "tls_protocol", BAD_GATEWAY, Tls, Upstream, "tls_protocol_error";
     /// The host's certificate is not good.
     TlsCertificate = "tls_certificate", BAD_GATEWAY, Tls, Upstream, "tls_certificate_error";
+    /// The host's certificate is good, but not that of who was expected.
+    Identity = "identity", BAD_GATEWAY, Tls, Upstream, "tls_certificate_error";
     /// TLS took too long.
     TlsTimeout = "tls_timeout", GATEWAY_TIMEOUT, Tls, Upstream, "connection_timeout";
     /// The connection broke before the response head was complete.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Head, Upstream, "connection_terminated";
+    /// The upstream asks for less, on the connection instead of in a response (HTTP/2's ENHANCE_YOUR_CALM).
+    UpstreamCalm = "upstream_calm", SERVICE_UNAVAILABLE, Head, Upstream, "connection_limit_reached";
     /// The response is not HTTP, or ambiguous.
     UpstreamProtocol = "upstream_protocol", BAD_GATEWAY, Head, Upstream, "http_protocol_error";
     /// The response head took too long.
@@ -182,6 +196,40 @@ kinds! {
 }
 
 impl ErrorKind {
+    /// The status a gRPC client gets. What may go well later, without anybody mending anything, is UNAVAILABLE, which such
+    /// clients retry; RESOURCE_EXHAUSTED means "slow down" only, so that no bound of ours is taken for that.
+    pub const fn grpc(self) -> Code {
+        match self {
+            Self::BadRequest | Self::NotProxyRequest | Self::Internal | Self::ParentAuth => Code::Internal,
+            Self::NoRoute | Self::NoTunnel | Self::UnknownScheme => Code::Unimplemented,
+            Self::ClientDenied | Self::DestinationDenied | Self::DestinationPort => Code::PermissionDenied,
+            Self::ProxyAuth => Code::Unauthenticated,
+            Self::RequestTimeout => Code::DeadlineExceeded,
+            Self::RequestTooLarge | Self::UriTooLong | Self::HeadTooLarge => Code::InvalidArgument,
+            Self::RequestBody | Self::ClientGone => Code::Cancelled,
+            Self::Loop | Self::OwnListener => Code::FailedPrecondition,
+            Self::UpstreamCalm | Self::ParentLimited => Code::ResourceExhausted,
+            Self::Dns
+            | Self::DnsTimeout
+            | Self::PoolTimeout
+            | Self::Overload
+            | Self::ConnectRefused
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::TlsProtocol
+            | Self::TlsCertificate
+            | Self::Identity
+            | Self::TlsTimeout
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::HeadTimeout
+            | Self::UpstreamBody
+            | Self::BodyTimeout
+            | Self::ParentUnavailable
+            | Self::ParentRefused => Code::Unavailable,
+        }
+    }
+
     /// What the error says about the host (SPEC 2.9): faults on our or the client's side say nothing.
     pub fn outcome(self) -> Outcome {
         let failure = match self {
@@ -189,9 +237,13 @@ impl ErrorKind {
             Self::ConnectRefused => Failure::Refused,
             Self::ConnectFailed => Failure::Unreachable,
             Self::ConnectTimeout | Self::TlsTimeout | Self::HeadTimeout => Failure::Timeout,
-            Self::TlsProtocol | Self::TlsCertificate => Failure::Tls,
+            Self::TlsProtocol | Self::TlsCertificate | Self::Identity => Failure::Tls,
             Self::UpstreamReset => Failure::Reset,
             Self::UpstreamProtocol => Failure::Malformed,
+            Self::UpstreamCalm => {
+                let received = Some(Box::from("ENHANCE_YOUR_CALM"));
+                return Outcome::Signal(Signal { reason: Reason::RateLimited, hint: None, received });
+            }
             _ => return Outcome::Neutral,
         };
         Outcome::Failing(failure)
@@ -214,12 +266,42 @@ pub struct ProxyError {
     kind: ErrorKind,
     detail: Cow<'static, str>,
     bound: Option<Bound>,
+    at_parent: Option<AtParent>,
+}
+
+/// What an error on the way through a parent proxy says of the parent.
+#[derive(Debug)]
+pub enum AtParent {
+    /// It is the parent that failed; nothing is known of the host.
+    Failed,
+    /// It did what it is for.
+    Served,
+    /// Nothing.
+    Unknown,
+    /// It answered instead of the host.
+    Answered {
+        /// The status.
+        status: StatusCode,
+        /// The fields.
+        headers: Box<HeaderMap>,
+    },
 }
 
 impl ProxyError {
     /// An error of `kind`, explained by `detail` (lower case, no full stop).
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), bound: kind.bound() }
+        Self { kind, detail: detail.into(), bound: kind.bound(), at_parent: None }
+    }
+
+    /// The same error, which happened on the way through a parent.
+    #[must_use]
+    pub fn at_parent(self, at: AtParent) -> Self {
+        Self { at_parent: Some(at), ..self }
+    }
+
+    /// What it says of the parent, if there is one and it says anything.
+    pub const fn parent(&self) -> Option<&AtParent> {
+        self.at_parent.as_ref()
     }
 
     /// The same error, about a bound that its kind does not tell.

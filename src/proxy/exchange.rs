@@ -1,7 +1,7 @@
 //! One request: admitted by the table, sent, its response read for signals and passed on; or answered here.
 //!
 //! The order matters. The permit is completed at the response head, with one reading of the clock, before a byte of the
-//! response is passed on. If the client leaves, hyper drops the future: the connection to the upstream closes and the
+//! response is passed on; that of a gRPC call that goes well so far waits for the trailers. If the client leaves, hyper drops the future: the connection to the upstream closes and the
 //! dropped permit counts as cancelled.
 
 use std::future::poll_fn;
@@ -13,35 +13,39 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_ENCODING, EXPECT, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::admission::{self, Admitted, Hop, Pass, Word};
 use super::answers::{self, Facts};
 use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
 use super::headers::{self, ToUpstream, Trailers, to_client};
+use super::outcome::{self, Pending};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
-use super::target;
 use super::tunnel::{Far, Tunnel};
-use super::upstream::{self, Target};
-use super::wire::Interim;
-use crate::core::classify;
+use super::upstream::{self, Target, Through};
+use super::wire::{HandOver, Interim};
+use crate::core::classify::{self, Reading};
 use crate::core::decision::{Purpose, Reason};
-use crate::core::key::{Key, KeyRef};
+use crate::core::key::KeyRef;
 use crate::core::signal::Outcome;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
-use crate::synthetic;
-use crate::table::{Entry, Permit, Verdict, clock};
+use crate::synthetic::{self, PROXY_STATUS};
+use crate::table::{Entry, Permit, clock};
 
 /// How long a client may take for the rest of a body behind which a local answer waits.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// How long a stream that is not read to its end is left to come to rest.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Where a request goes, in the upstream's words.
 pub(super) struct Outbound<'a> {
@@ -71,7 +75,7 @@ impl Shape {
         let has_body = !request.body().is_end_stream();
         // An upgrade behind a body would have to wait for the body (RFC 9110 §7.8); nobody does that.
         let upgrade = !has_body
-            && version >= Version::HTTP_11
+            && version == Version::HTTP_11
             && headers::asks_upgrade(headers)
             && !headers::is_upgrade_to_h2c(headers);
         Self {
@@ -90,7 +94,8 @@ impl Shape {
 pub(super) fn expects_continue(request: &Request<Incoming>) -> bool {
     let last = request.headers().get_all(EXPECT).iter().next_back();
     !request.body().is_end_stream()
-        && request.version() >= Version::HTTP_11
+        // HTTP/2 has no way to ask for a body; it is taken as it comes.
+        && request.version() == Version::HTTP_11
         && last.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -111,24 +116,18 @@ pub(super) async fn run(
             return refuse(client, request, &error, record).await;
         }
     };
-    let (entry, verdict) = context.shared.table.admit(&to.key, Purpose::Request, arrived);
-    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let metrics = &entry.attached().metrics;
-    let (permit, would) = match verdict {
-        Verdict::Forward(permit) => (Some(permit), None),
-        Verdict::Pass => (None, None),
-        Verdict::WouldHave(refusal) => {
-            metrics.would_have(refusal.reason);
-            (None, Some(refusal.reason))
-        }
-        Verdict::ShortCircuit(refusal) => {
+    let Pass { entry, permit, would, hop } = match admission::admit(context, &to.key, Purpose::Request, arrived) {
+        Admitted::Pass(pass) => pass,
+        Admitted::Refused(entry, refusal) => {
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
             record.short_circuited(refusal.reason);
             let keep = drain(client, request.into_body(), shape.expects).await;
             let answer = answers::short_circuit(&context.shared, &entry, &refusal, &shape.facts);
             return local(client, answer, shape.version, keep, record);
         }
     };
-    let exchange = Exchange { client, entry: &entry, permit, would, shape, arrived };
+    let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let exchange = Exchange { client, entry: &entry, permit, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
 }
 
@@ -163,6 +162,7 @@ struct Exchange<'a> {
     client: &'a Client,
     entry: &'a Arc<Entry<Host>>,
     permit: Option<Permit<Host>>,
+    hop: Option<Hop>,
     would: Option<Reason>,
     shape: Shape,
     arrived: Instant,
@@ -201,8 +201,7 @@ impl Exchange<'_> {
             }
             Err(error) => {
                 record.failed(&context.shared, &error);
-                self.fail(&error, now);
-                let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+                let answer = self.fail(&error, now);
                 local(client, answer, self.shape.version, client.wire.body_is_read(), record)
             }
         }
@@ -223,7 +222,8 @@ impl Exchange<'_> {
             timeouts.max_request_body,
             timeouts.body_idle,
             self.shape.expects,
-            Trailers::announced(&parts.headers, &client.context.via),
+            // An upstream may be reached over HTTP/2, which passes trailers however they come.
+            Trailers::of(&parts.headers, self.shape.has_body, &client.context.via),
             Arc::clone(&client.wire),
         );
         let outward =
@@ -240,7 +240,7 @@ impl Exchange<'_> {
 
     /// Sees to it that 1xx answers pass, and that `100 Continue` opens the gate.
     async fn pass_interim(&self, request: &mut Request<RequestBody>, gate: Option<oneshot::Sender<()>>) {
-        let is_old = self.shape.version < Version::HTTP_11;
+        let takes_none = self.shape.version != Version::HTTP_11;
         let (client, expects) = (self.client, self.shape.expects);
         let most = client.context.shared.settings.limits.max_interim_responses;
         let exchange = poll_fn(|cx| Poll::Ready(client.wire.await_head(most, cx.waker()))).await;
@@ -255,8 +255,8 @@ impl Exchange<'_> {
                 }
                 return;
             }
-            // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
-            if is_old {
+            // HTTP/1.0 knows no 1xx (RFC 9110 §15.2); on HTTP/2, hyper cannot send them.
+            if takes_none {
                 return wire.drop_interim(exchange);
             }
             let (status, version) = (interim.status(), interim.version());
@@ -288,48 +288,48 @@ impl Exchange<'_> {
                 "the upstream switched to a protocol that the client has not offered",
             );
             record.failed(&context.shared, &error);
-            self.fail(&error, now);
-            let answer = answers::error(&context.shared, &error, Some(self.entry.key()), &self.shape.facts);
+            let answer = self.fail(&error, now);
             return local(client, answer, self.shape.version, client.wire.body_is_read(), record);
         }
         let wall = clock::wall();
+        let word = self.word(&mut response, now);
         // Mode off neither reads nor feeds.
         let reads = self.permit.is_some() || self.would.is_some();
-        let reading =
-            reads.then(|| classify::response(&host.settings.policy.signals, status, response.headers(), wall));
-        let mut excerpt = None;
-        if let Some(reading) = &reading {
-            host.metrics.reading(reading);
-            if reading.outcome == Outcome::Success {
-                host.metrics.success(wall);
-            }
-            let number = self.complete(reading, status, now);
-            let is_plain = !response.headers().contains_key(CONTENT_ENCODING);
-            if context.shared.settings.log.error_body && is_plain {
-                excerpt = Excerpt::new(self.entry, number);
-            }
-        }
+        let reading = (reads && !matches!(word, Word::Parent(..))).then(|| {
+            let reading = classify::response(&host.settings.policy.signals, status, response.headers(), wall);
+            if matches!(word, Word::Relayed) { reading.relayed() } else { reading }
+        });
+        let mark = host.settings.answer.annotate.then(|| {
+            let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
+            let is_open = reading.as_ref().is_some_and(Reading::awaits_trailers);
+            synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
+        });
+        let (pending, excerpt) = match (reading, word) {
+            (Some(reading), _) => self.decide(reading, &response, now, wall),
+            (None, Word::Parent(parent, number)) => (None, self.excerpt(&parent, number, response.headers())),
+            (None, _) => (None, None),
+        };
         record.forwarded(excerpt);
         record.answered(status.as_u16());
         let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();
-        let trailers = Trailers::announced(&parts.headers, &context.via);
+        let unannounced = received == Version::HTTP_2 || client.wire.is_stream();
+        let trailers = Trailers::of(&parts.headers, unannounced, &context.via);
         parts.headers = to_client(parts.headers, status, received, &context.via, wall);
         if let Some(mapping) = mapping {
             mapping.map_back(&mut parts.headers);
         }
-        if host.settings.answer.annotate {
-            let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
-            parts.headers.insert(synthetic::HOLDOFF, synthetic::annotate(self.entry.key(), outcome, self.would));
+        if let Some(mark) = mark {
+            parts.headers.insert(synthetic::HOLDOFF, mark);
         }
         parts.version = self.shape.version;
         if let (Some(upgrade), Some(place)) = (upgrade, place.tunnel) {
-            client.wire.set_tunnel(Tunnel {
+            client.wire.hand_over(HandOver::Tunnel(Tunnel {
                 far: Far::Upgrade(upgrade),
                 counts: host.metrics.tunnel(),
                 idle: host.settings.timeouts.tunnel_idle,
                 place,
-            });
+            }));
             return Response::from_parts(parts, ResponseBody::local(Bytes::new(), &client.wire, Some(record)));
         }
         if client.must_close() {
@@ -338,50 +338,75 @@ impl Exchange<'_> {
         if self.shape.version < Version::HTTP_11 && body.size_hint().exact().is_none() {
             client.wire.set_until_close();
         }
-        Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record))
+        Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record, pending))
     }
 
-    /// Completes the permit at the response head. The number is that of the error line, 0 when there is none.
-    fn complete(&mut self, reading: &classify::Reading, status: StatusCode, now: Instant) -> u64 {
-        let Some(permit) = self.permit.take() else { return 0 };
-        let line = match &reading.outcome {
-            Outcome::Signal(_) | Outcome::Failing(_) => Some(self.line(reading, status)),
-            _ => None,
-        };
-        let number = permit.complete(&reading.outcome, Some(status.as_u16()), line.as_deref(), now, clock::draw());
-        if line.is_some() { number } else { 0 }
-    }
-
-    /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10)
-    fn line(&self, reading: &classify::Reading, status: StatusCode) -> String {
-        let host = target::authority(self.entry.key());
-        match reading.hint_seen {
-            Some(hint) => {
-                let secs = hint.wait.as_secs().saturating_add(u64::from(hint.wait.subsec_nanos() > 0));
-                format!("HTTP {} from {host} (retry_after={secs}s)", status.as_u16())
+    /// Completes the permit at the response head, or keeps it for the end of the body.
+    fn decide<B: Body>(
+        &mut self,
+        reading: Reading,
+        response: &Response<B>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> (Option<Box<Pending>>, Option<Excerpt>) {
+        let (headers, permit) = (response.headers(), self.permit.take());
+        let is_shown = self.client.context.shared.settings.log.error_body;
+        if reading.awaits_trailers() {
+            let mut pending = Pending::new(self.entry, permit, reading, now, is_shown);
+            if response.body().is_end_stream() {
+                pending.decide(None);
             }
-            None => format!("HTTP {} from {host}", status.as_u16()),
+            return (Some(Box::new(pending)), None);
         }
+        let number = outcome::complete(self.entry, permit, &reading, now, wall);
+        if is_shown && reading.grpc_code().is_some() {
+            outcome::keep_message(self.entry, number, headers);
+            return (None, None);
+        }
+        (None, self.excerpt(self.entry, number, headers))
     }
 
-    fn fail(&mut self, error: &ProxyError, now: Instant) {
-        if let Some(permit) = self.permit.take() {
-            complete_failed(permit, error, self.entry.key(), now);
+    /// The first bytes of the body, for the error line of that number.
+    fn excerpt(&self, entry: &Arc<Entry<Host>>, number: u64, headers: &HeaderMap) -> Option<Excerpt> {
+        let is_shown = self.client.context.shared.settings.log.error_body && !headers.contains_key(CONTENT_ENCODING);
+        if is_shown { Excerpt::new(entry, number) } else { None }
+    }
+
+    /// Whose word an answer is. A mark that nobody vouches for is taken off (SPEC 2.13).
+    fn word(&mut self, response: &mut Response<upstream::ResponseBody<RequestBody>>, now: Instant) -> Word {
+        let through = response.extensions_mut().remove::<Through>();
+        let key = self.entry.key();
+        let word = match &mut self.hop {
+            Some(hop) => hop.answered(through, (response.status(), response.headers()), key, now),
+            None => Word::Host,
+        };
+        if !matches!(word, Word::Host) || through == Some(Through::Forward) {
+            return word;
         }
+        let trusted = &self.client.context.shared.settings.upstream.trusted_holdoffs;
+        if !response.headers().contains_key(PROXY_STATUS) {
+            return Word::Host;
+        }
+        if !trusted.iter().any(|pattern| pattern.matches(&key.as_ref())) {
+            synthetic::strip_foreign_mark(response.headers_mut());
+            return Word::Host;
+        }
+        if synthetic::mark(response.headers()).is_some() { Word::Relayed } else { Word::Host }
+    }
+
+    /// Tells the keys of an error, and the client.
+    fn fail(&mut self, error: &ProxyError, now: Instant) -> Response<Bytes> {
+        let key = self.entry.key();
+        admission::failed(self.permit.take(), self.hop.as_mut(), error, key, now);
+        let about = admission::key_of(error, self.hop.as_ref(), key);
+        let wait = admission::named_wait(error, self.hop.as_ref(), now);
+        answers::error_until(&self.client.context.shared, error, Some(about), &self.shape.facts, wait)
     }
 }
 
 /// Waits until it turns out that the upstream never comes to its answer.
 async fn flooded(client: &Client) {
     poll_fn(|_| if client.wire.is_flooded() { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-/// Completes a permit with an error. What says nothing about the host is as if nothing had been sent.
-pub(super) fn complete_failed(permit: Permit<Host>, error: &ProxyError, key: &Key, now: Instant) {
-    let outcome = error.kind().outcome();
-    let line = format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = matches!(outcome, Outcome::Failing(_)).then_some(line.as_str());
-    permit.complete(&outcome, None, line, now, clock::draw());
 }
 
 /// Answers a request that will not be sent, with an error.
@@ -416,7 +441,7 @@ pub(super) fn local(
     record.answered(answer.status().as_u16());
     let mut answer = answer.map(|bytes| ResponseBody::local(bytes, &client.wire, Some(record)));
     *answer.version_mut() = version;
-    if !keep || client.must_close() {
+    if (!keep && !client.wire.is_stream()) || client.must_close() {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
@@ -424,18 +449,22 @@ pub(super) fn local(
 
 /// Reads what is left of a request behind a local answer, so that the connection can be kept; a client that waits for a
 /// 100 is not asked for its body at all (SPEC 5.5). Says whether the request was read whole.
-pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> bool {
+pub(super) async fn drain(client: &Client, mut body: Incoming, expects: bool) -> bool {
     let context = &client.context;
     let most = context.shared.settings.limits.drain_body;
     if body.is_end_stream() {
         client.wire.body_done(true);
         return true;
     }
+    if client.wire.is_stream() {
+        tokio::spawn(drain_stream(body, most));
+        return true;
+    }
     let hopeless = body.size_hint().lower() > most;
     let ended = if expects || hopeless {
         false
     } else {
-        tokio::time::timeout(DRAIN_TIME, read_off(body, most)).await.unwrap_or(false)
+        tokio::time::timeout(DRAIN_TIME, read_off(&mut body, most)).await.unwrap_or(false)
             && !client.wire.body_is_malformed()
     };
     if !ended && !expects {
@@ -445,10 +474,19 @@ pub(super) async fn drain(client: &Client, body: Incoming, expects: bool) -> boo
     ended
 }
 
-async fn read_off(mut body: Incoming, most: u64) -> bool {
+/// Reads the rest of a stream, as far as that is worth it, beside its answer. What is longer is left alone until the client
+/// has used up the stream's window: a stream that is reset while pieces are on their way counts against the client.
+async fn drain_stream(mut body: Incoming, most: u64) {
+    let hopeless = body.size_hint().lower() > most;
+    if hopeless || tokio::time::timeout(DRAIN_TIME, read_off(&mut body, most)).await != Ok(true) {
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+async fn read_off(body: &mut Incoming, most: u64) -> bool {
     let mut room = most;
     loop {
-        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
             None => return true,
             Some(Err(_)) => return false,
             Some(Ok(frame)) => {

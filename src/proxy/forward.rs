@@ -2,19 +2,19 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, MAX_FORWARDS};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::connect;
-use super::connection::Client;
+use super::connection::{Client, Context};
 use super::error::{ErrorKind, ProxyError};
 use super::exchange::{self, Outbound, drain, expects_continue, local, refuse};
 use super::record::Record;
 use super::tap::Head;
 use super::target::{self, Form};
-use crate::core::key::Scheme;
+use crate::core::key::{KeyRef, Scheme};
 use crate::core::time::Instant;
 use crate::synthetic;
 use crate::table::clock;
@@ -40,9 +40,16 @@ pub(super) async fn serve(
     match form {
         Form::Authority(authority) => connect::run(client, request, &authority, arrived).await,
         Form::Absolute(authority) => {
-            let path = if seen.no_path { PathAndQuery::from_static("*") } else { target::origin_form(request.uri()) };
-            let key = target::key(Scheme::Http, authority.as_str());
-            let host = HeaderValue::from_str(authority.as_str());
+            let path = if seen.no_path || request.uri().path() == "*" {
+                PathAndQuery::from_static("*")
+            } else {
+                target::origin_form(request.uri())
+            };
+            let key = target::key(Scheme::Http, authority.as_str()).and_then(|key| upgraded(context, key, &authority));
+            let host = match &key {
+                Ok(key) if key.scheme() == Scheme::Https => HeaderValue::from_str(authority.host()),
+                _ => HeaderValue::from_str(authority.as_str()),
+            };
             match key.and_then(|key| Ok((key, host.map_err(|_| not_a_header())?))) {
                 Ok((key, host)) => {
                     let to = Outbound { key, path, host: Some(host), mapping: None };
@@ -59,6 +66,15 @@ pub(super) async fn serve(
     }
 }
 
+/// The key of `https://h` for `http://h`, if the policy of `http://h` says `tls.upgrade` (SPEC 7.4).
+fn upgraded<'a>(context: &Context, key: KeyRef<'a>, authority: &'a Authority) -> Result<KeyRef<'a>, ProxyError> {
+    let hosts = &context.shared.settings.hosts;
+    if !hosts.upgrade_some || key.port() != Scheme::Http.default_port() || !hosts.resolve(&key.to_key()).tls.upgrade {
+        return Ok(key);
+    }
+    target::key(Scheme::Https, authority.host())
+}
+
 fn not_a_header() -> ProxyError {
     ProxyError::new(ErrorKind::BadRequest, "the target's host cannot stand in a field")
 }
@@ -66,6 +82,7 @@ fn not_a_header() -> ProxyError {
 async fn check(client: &Client, request: &Request<Incoming>, seen: &Head) -> Result<Form, ProxyError> {
     let headers = request.headers();
     target::check_head(request.version(), headers, seen)?;
+    target::check_stream(request, client.context.shared.settings.limits.max_header_fields)?;
     let form = target::form(request.method(), request.uri())?;
     if form == Form::Origin {
         return Err(ProxyError::new(ErrorKind::NotProxyRequest, synthetic::how_to_use(&client.local)));

@@ -45,16 +45,23 @@ pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct Via {
     name: String,
-    /// After a message of HTTP/1.1 and of HTTP/1.0; `None` when it is not to be added.
-    values: Option<(HeaderValue, HeaderValue)>,
+    /// By the version of the message received; `None` when it is not to be added.
+    values: Option<ViaValues>,
+}
+
+#[derive(Clone, Debug)]
+struct ViaValues {
+    http_10: HeaderValue,
+    http_11: HeaderValue,
+    http_2: HeaderValue,
 }
 
 impl Via {
     /// For the instance `name`; `add`: whether the field is added.
     pub(super) fn new(name: &str, add: bool) -> Self {
         let value = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
-        let values = if add { value("1.1").zip(value("1.0")) } else { None };
-        Self { name: name.to_owned(), values }
+        let values = || Some(ViaValues { http_10: value("1.0")?, http_11: value("1.1")?, http_2: value("2.0")? });
+        Self { name: name.to_owned(), values: if add { values() } else { None } }
     }
 
     /// Whether a message has been here before.
@@ -66,8 +73,12 @@ impl Via {
     }
 
     fn add(&self, headers: &mut HeaderMap, received: Version) {
-        let Some((as_11, as_10)) = &self.values else { return };
-        let own = if received == Version::HTTP_10 { as_10 } else { as_11 };
+        let Some(values) = &self.values else { return };
+        let own = match received {
+            Version::HTTP_10 => &values.http_10,
+            Version::HTTP_2 => &values.http_2,
+            _ => &values.http_11,
+        };
         // One list on one line: few readers expect more.
         let mut whole = Vec::new();
         for member in headers.get_all(VIA) {
@@ -94,7 +105,10 @@ pub(super) struct ToUpstream<'a> {
 
 impl ToUpstream<'_> {
     /// The request's fields as they go out.
-    pub(super) fn apply(&self, headers: HeaderMap) -> HeaderMap {
+    pub(super) fn apply(&self, mut headers: HeaderMap) -> HeaderMap {
+        if self.received == Version::HTTP_2 {
+            join_cookies(&mut headers);
+        }
         let upgrade: Vec<HeaderValue> =
             if self.upgrade { headers.get_all(UPGRADE).iter().cloned().collect() } else { Vec::new() };
         let trailers = list(&headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
@@ -123,6 +137,21 @@ impl ToUpstream<'_> {
         }
         self.via.add(&mut out, self.received);
         out
+    }
+}
+
+/// HTTP/2 may split `Cookie` into several fields; everywhere else it is one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in headers.get_all(COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(mut whole) = HeaderValue::try_from(whole) {
+        whole.set_sensitive(true);
+        headers.insert(COOKIE, whole);
     }
 }
 
@@ -207,8 +236,9 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Which trailers of a message pass. hyper passes only those that `Trailer` announces; a peer that announces what may not
-/// be there would have it passed all the same, and a reader that merges trailers would believe it.
+/// Which trailers of a message pass. On HTTP/1.1 hyper passes only those that `Trailer` announces; a peer that announces
+/// what may not be there would have it passed all the same, and a reader that merges trailers would believe it. HTTP/2
+/// passes everything.
 #[derive(Debug)]
 pub(super) struct Trailers {
     /// The fields that `Connection` names in the header section: they are not to pass as trailers either.
@@ -218,9 +248,11 @@ pub(super) struct Trailers {
 }
 
 impl Trailers {
-    /// For a message with these fields; `None` when it announces no trailers.
-    pub(super) fn announced(headers: &HeaderMap, via: &Via) -> Option<Box<Self>> {
-        headers.contains_key(TRAILER).then(|| Box::new(Self { named: named(headers), name: via.name.clone() }))
+    /// For a message with these fields; `None` when it can bring no trailers that hyper passes. `unannounced`: it can bring
+    /// others than `Trailer` announces.
+    pub(super) fn of(headers: &HeaderMap, unannounced: bool, via: &Via) -> Option<Box<Self>> {
+        (unannounced || headers.contains_key(TRAILER))
+            .then(|| Box::new(Self { named: named(headers), name: via.name.clone() }))
     }
 
     /// What passes.
@@ -372,8 +404,9 @@ mod tests {
     #[test]
     fn trailers_pass_but_for_those_that_may_not_stand_there() {
         let via = Via::new("edge", true);
-        assert!(Trailers::announced(&map(&[("connection", "x-hop")]), &via).is_none());
-        let rules = Trailers::announced(&map(&[("trailer", "x-a"), ("connection", "x-hop, close")]), &via).unwrap();
+        assert!(Trailers::of(&map(&[("connection", "x-hop")]), false, &via).is_none());
+        assert!(Trailers::of(&map(&[]), true, &via).is_some());
+        let rules = Trailers::of(&map(&[("trailer", "x-a"), ("connection", "x-hop, close")]), false, &via).unwrap();
         let trailers = [
             ("x-a", "1"),
             ("x-hop", "1"),

@@ -22,7 +22,9 @@ use super::connection::{self, Context, Port};
 use super::error::{ErrorKind, ProxyError};
 use super::reverse::Routes;
 use super::shared::Shared;
+use super::transport::Transport;
 use super::upstream::Upstreams;
+use crate::intercept::Interception;
 use crate::metrics::Bound;
 
 /// How long accepting pauses when this machine has no descriptor or memory left.
@@ -118,11 +120,16 @@ impl Server {
     /// Serves until `drain` becomes true (or its sender is gone) and what was running then has ended, at most
     /// `shutdown.grace` later. Then idle connections are closed at once, running requests are finished; what is left at the
     /// end of the grace time, tunnels and streams too, is cut.
-    pub async fn run(self, upstreams: Upstreams<RequestBody>, mut drain: watch::Receiver<bool>) {
+    pub async fn run(
+        self,
+        upstreams: Upstreams<RequestBody>,
+        interception: Option<Arc<Interception>>,
+        mut drain: watch::Receiver<bool>,
+    ) {
         let shared = self.shared;
         let grace = shared.settings.shutdown.grace;
         let Room { clients, told } = Room::of(shared.settings.limits.max_connections, descriptors());
-        let context = Context::new(shared, upstreams);
+        let context = Context::new(shared, upstreams, interception);
         let places = Arc::new(Semaphore::new(clients.min(Semaphore::MAX_PERMITS)));
         let told = Arc::new(Semaphore::new(told));
         let (stop, stopped) = watch::channel(None::<Instant>);
@@ -250,7 +257,7 @@ impl Acceptor {
                         ErrorKind::Overload,
                         "as many connections are open as `limits.max_connections` or the limit on open files allows",
                     );
-                    connection::end_with(&context, stream, &error).await;
+                    connection::end_with(&context, Transport::Socket(stream), &error).await;
                     drop(place);
                 });
             }

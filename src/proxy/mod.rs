@@ -2,11 +2,12 @@
 //!
 //! 1. [`listener`]: sockets are opened and accepted from; every connection is a task of its own.
 //! 2. `connection`: one client connection. It waits on the bare socket, hands it to hyper while there are requests, takes
-//!    it back when it is idle, and carries tunnels. `wire`, `tap` and `chunks` do for it what hyper's
-//!    server cannot.
-//! 3. `forward` and `reverse`: what a request on the proxy port, or on a `[[reverse]]` port, asks for. `target` reads the
-//!    request target, `auth` the proxy credentials.
-//! 4. `exchange`: one request is admitted by the table, sent, and its response read for signals; or answered here.
+//!    it back when it is idle, and carries tunnels. `transport` is what it reads from; `wire`, `tap` and `chunks` do for it
+//!    what hyper's server cannot. `multiplex` is the same for HTTP/2.
+//! 3. `forward`, `reverse` and `intercept`: what a request on the proxy port, on a `[[reverse]]` port, or inside a CONNECT
+//!    whose TLS ends here, asks for. `target` reads the request target, `auth` the proxy credentials.
+//! 4. `exchange`: one request is admitted by the table (`admission`), sent, and its response read for signals; or answered
+//!    here. `outcome` tells the table what a response means.
 //!    `headers` and `body` are what passes, `framing` reads what hyper says of a broken body, `backpressure` keeps what is
 //!    on its way small, `record` is what is counted and logged. `connect` and `tunnel` do the same for CONNECT.
 //! 5. [`egress`] and [`upstream`]: where we may go, and the connections that go there.
@@ -19,6 +20,7 @@ pub mod listener;
 pub mod shared;
 pub mod upstream;
 
+mod admission;
 mod answers;
 mod auth;
 mod backpressure;
@@ -30,10 +32,14 @@ mod exchange;
 mod forward;
 mod framing;
 mod headers;
+mod intercept;
+mod multiplex;
+mod outcome;
 mod record;
 mod reverse;
 mod tap;
 mod target;
+mod transport;
 mod tunnel;
 mod wire;
 

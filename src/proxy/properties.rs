@@ -181,7 +181,7 @@ pub fn connection(input: &[u8]) {
     }
 
     // Trailers pass only where they are announced, and not under a name that passes nowhere.
-    if let Some(rules) = Trailers::announced(&headers, &via) {
+    if let Some(rules) = Trailers::of(&headers, false, &via) {
         let out = rules.pass(trailers.clone());
         for name in out.keys() {
             assert!(!names(name) || is_usual(name), "a trailer passes that `Connection` names: {name}");

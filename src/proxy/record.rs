@@ -25,6 +25,7 @@ pub(super) struct Record {
     arrived: Instant,
     action: Option<Action>,
     reason: Option<&'static str>,
+    is_session: bool,
     status: Option<u16>,
     bytes: u64,
     excerpt: Option<Excerpt>,
@@ -54,6 +55,7 @@ impl Record {
             arrived,
             action: None,
             reason: None,
+            is_session: false,
             status: None,
             bytes: 0,
             excerpt: None,
@@ -83,6 +85,12 @@ impl Record {
     pub(super) fn forwarded(&mut self, excerpt: Option<Excerpt>) {
         self.set(Action::Forwarded);
         self.excerpt = excerpt;
+    }
+
+    /// A CONNECT whose TLS ends here: what is asked inside is counted there.
+    pub(super) fn intercepted(&mut self) {
+        self.reason = Some("intercepted");
+        self.is_session = true;
     }
 
     /// Answered here, about ourselves.
@@ -132,10 +140,12 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.set(self.action.unwrap_or(Action::Cancelled));
         let took = clock::now().saturating_since(self.arrived);
-        if let Some(entry) = &self.entry {
-            entry.attached().metrics.request_seconds(took);
+        if !self.is_session {
+            self.set(self.action.unwrap_or(Action::Cancelled));
+            if let Some(entry) = &self.entry {
+                entry.attached().metrics.request_seconds(took);
+            }
         }
         let Some(line) = &self.line else { return };
         tracing::info!(

@@ -177,6 +177,7 @@ fn read<'r>(
     seen: &Head,
 ) -> Result<(&'r Route, PathAndQuery, String), ProxyError> {
     target::check_head(request.version(), request.headers(), seen)?;
+    target::check_stream(request, client.context.shared.settings.limits.max_header_fields)?;
     if request.method() == Method::CONNECT {
         return Err(ProxyError::new(ErrorKind::NoTunnel, "this port serves `[[reverse]]`: it opens no tunnels"));
     }

@@ -2,7 +2,7 @@
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, Method, Request, Uri, Version};
 
 use super::error::{ErrorKind, ProxyError};
 use super::headers::options;
@@ -134,10 +134,42 @@ pub(super) fn check_head(version: Version, headers: &HeaderMap, seen: &Head) -> 
             let host = host.to_str().map_err(|_| bad("`Host` has characters that no host has"))?;
             KeyRef::from_authority(Scheme::Http, host).map(drop).map_err(|error| bad_authority(error, "`Host`"))
         }
-        (None, _) if version >= Version::HTTP_11 => Err(bad("the request has no `Host`")),
+        (None, _) if version == Version::HTTP_11 => Err(bad("the request has no `Host`")),
         (None, _) => Ok(()),
         (Some(_), Some(_)) => Err(bad("the request has more than one `Host`")),
     }
+}
+
+/// Refuses a stream whose `Host` names another host than its `:authority`, and what the reader of HTTP/2 lets pass although
+/// it is malformed, or that of HTTP/1.1 does not (RFC 9113 §8.2.1, §8.3.1). `most` is the bound on fields.
+///
+/// # Errors
+/// [`ErrorKind::BadRequest`], [`ErrorKind::HeadTooLarge`].
+pub(super) fn check_stream<B>(request: &Request<B>, most: usize) -> Result<(), ProxyError> {
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let (uri, headers) = (request.uri(), request.headers());
+    if headers.len() > most {
+        return Err(ProxyError::new(ErrorKind::HeadTooLarge, "more fields than `limits.max_header_fields`"));
+    }
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(bad("the request has more than one `Content-Length`"));
+    }
+    let is_options = request.method() == Method::OPTIONS;
+    let is_path = |path: &PathAndQuery| path.as_str().starts_with('/') || is_options && path.as_str() == "*";
+    if request.method() != Method::CONNECT && !uri.path_and_query().is_none_or(is_path) {
+        return Err(bad("expected a `:path` that starts with `/`, or `*` for OPTIONS"));
+    }
+    let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+    if headers.values().any(|value| is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())) {
+        return Err(bad("a field's value begins or ends with white space"));
+    }
+    let (Some(authority), Some(host)) = (uri.authority(), headers.get(HOST)) else { return Ok(()) };
+    let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+    let named = |text: &str| KeyRef::from_authority(scheme, text).map(|key| key.to_key()).ok();
+    let agree = host.to_str().ok().and_then(named).is_some_and(|host| Some(host) == named(authority.as_str()));
+    if agree { Ok(()) } else { Err(bad("`Host` and `:authority` name different hosts")) }
 }
 
 fn bad(detail: &'static str) -> ProxyError {

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::transport::Transport;
+use super::upstream::Link;
 use crate::metrics::{Direction, TunnelGuard};
 
 /// The most bytes of one direction in our hands.
@@ -40,8 +42,17 @@ pub(super) struct Tunnel {
 pub(super) enum Far {
     /// A socket, after CONNECT.
     Socket(TcpStream),
+    /// A connection through a parent proxy that is more than a socket.
+    Link(Box<Link>),
     /// What hyper gives after a 101.
     Upgrade(OnUpgrade),
+}
+
+impl Far {
+    /// Of a connection after CONNECT.
+    pub(super) fn of(link: Link) -> Self {
+        link.into_socket().map_or_else(Self::Link, Self::Socket)
+    }
 }
 
 /// How a tunnel ended.
@@ -61,12 +72,18 @@ impl fmt::Debug for Tunnel {
 
 impl Tunnel {
     /// Carries bytes until the end. `early` came from the client before the tunnel was open.
-    pub(super) async fn run(self, client: TcpStream, early: Bytes) -> Ended {
+    pub(super) async fn run(self, client: Transport, early: Bytes) -> Ended {
         let Self { far, counts, idle, place } = self;
-        let ended = match far {
-            Far::Socket(far) => carry_sockets(client, far, &early, idle, &counts).await,
-            Far::Upgrade(upgrade) => match upgrade.await {
+        let ended = match (client, far) {
+            (Transport::Socket(client), Far::Socket(far)) => carry_sockets(client, far, &early, idle, &counts).await,
+            (Transport::Socket(client), Far::Upgrade(upgrade)) => match upgrade.await {
                 Ok(far) => carry_upgraded(client, far, &early, idle, &counts).await,
+                Err(error) => Err(io::Error::other(error)),
+            },
+            (client, Far::Link(far)) => carry_streams(client, far, &early, idle, &counts).await,
+            (client, Far::Socket(far)) => carry_streams(client, far, &early, idle, &counts).await,
+            (client, Far::Upgrade(upgrade)) => match upgrade.await {
+                Ok(far) => carry_streams(client, TokioIo::new(far), &early, idle, &counts).await,
                 Err(error) => Err(io::Error::other(error)),
             },
         };
@@ -104,7 +121,22 @@ async fn carry_upgraded(
     let (near_read, near_write) = client.split();
     let (far_read, far_write) = tokio::io::split(TokioIo::new(far));
     let up = from_socket(&near_read, far_write, early, Count { counts, to: Direction::ToUpstream, moved: &moved });
-    let down = from_stream(far_read, near_write, Count { counts, to: Direction::ToClient, moved: &moved });
+    let down = from_stream(far_read, near_write, &[], Count { counts, to: Direction::ToClient, moved: &moved });
+    both(up, down, idle, &moved).await
+}
+
+async fn carry_streams(
+    client: Transport,
+    far: impl AsyncRead + AsyncWrite,
+    early: &[u8],
+    idle: Duration,
+    counts: &TunnelGuard,
+) -> io::Result<Ended> {
+    let moved = AtomicU64::new(0);
+    let (near_read, near_write) = tokio::io::split(client);
+    let (far_read, far_write) = tokio::io::split(far);
+    let up = from_stream(near_read, far_write, early, Count { counts, to: Direction::ToUpstream, moved: &moved });
+    let down = from_stream(far_read, near_write, &[], Count { counts, to: Direction::ToClient, moved: &moved });
     both(up, down, idle, &moved).await
 }
 
@@ -185,8 +217,14 @@ async fn from_socket(
 async fn from_stream(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    early: &[u8],
     count: Count<'_>,
 ) -> io::Result<()> {
+    if !early.is_empty() {
+        to.write_all(early).await?;
+        to.flush().await?;
+        count.add(early.len());
+    }
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
         buffer.clear();
@@ -194,6 +232,7 @@ async fn from_stream(
             0 => return to.shutdown().await,
             read => {
                 to.write_all(&buffer).await?;
+                to.flush().await?;
                 count.add(read);
             }
         }

@@ -14,7 +14,7 @@
 //!   when nothing is left to parse, and would wait for the upstream as long as that likes.
 
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, Version};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
+use super::intercept::Session;
 use super::tap::{Head, MALFORMED, Partial, Tap};
+use super::transport::Transport;
 use super::tunnel::Tunnel;
 
 /// The most bytes of 1xx answers that wait for a client which does not read.
@@ -38,6 +39,8 @@ const MAX_DROPPED: usize = 256;
 /// What goes on between hyper and us on one connection.
 #[derive(Debug)]
 pub(super) struct Wire {
+    /// One stream of several: how the connection goes on does not depend on it.
+    is_stream: bool,
     phase: AtomicU8,
     /// The request body is still being read, or may be.
     body_open: AtomicBool,
@@ -79,8 +82,17 @@ struct Inner {
     /// How many of the exchange were dropped.
     dropped: usize,
     waker: Option<Waker>,
-    tunnel: Option<Tunnel>,
+    next: Option<HandOver>,
     read_some: bool,
+}
+
+/// What a connection, or a stream, is after a 101 or a 200 to CONNECT.
+#[derive(Debug)]
+pub(super) enum HandOver {
+    /// Bytes both ways.
+    Tunnel(Tunnel),
+    /// TLS that ends here, with requests inside.
+    Session(Session),
 }
 
 /// No exchange; everything is written.
@@ -103,7 +115,19 @@ pub(super) enum Interim {
 
 impl Wire {
     pub(super) fn new(max_head: usize) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::with(max_head, false))
+    }
+
+    /// For one stream of HTTP/2, whose client may leave an answer alone for `patience`.
+    pub(super) fn of_stream(patience: Duration) -> Arc<Self> {
+        let wire = Self::with(0, true);
+        wire.set_patience(patience);
+        Arc::new(wire)
+    }
+
+    fn with(max_head: usize, is_stream: bool) -> Self {
+        Self {
+            is_stream,
             phase: AtomicU8::new(QUIET),
             body_open: AtomicBool::new(false),
             malformed: AtomicBool::new(false),
@@ -126,10 +150,29 @@ impl Wire {
                 interim: None,
                 dropped: 0,
                 waker: None,
-                tunnel: None,
+                next: None,
                 read_some: false,
             }),
-        })
+        }
+    }
+
+    /// Whether this is one stream of several.
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// A stream's client has room for more of the answer.
+    pub(super) fn stream_moves(&self) {
+        if self.is_stream {
+            self.moved(1);
+        }
+    }
+
+    /// A stream's client is to take a piece of the answer.
+    pub(super) fn stream_waits(&self) {
+        if self.is_stream {
+            self.pressure.stall();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -321,13 +364,14 @@ impl Wire {
         self.pressure.holds(cx)
     }
 
-    /// After this answer the connection is a tunnel.
-    pub(super) fn set_tunnel(&self, tunnel: Tunnel) {
-        self.lock().tunnel = Some(tunnel);
+    /// After this answer the connection is something else.
+    pub(super) fn hand_over(&self, to: HandOver) {
+        self.lock().next = Some(to);
     }
 
-    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
-        self.lock().tunnel.take()
+    /// What the connection has become.
+    pub(super) fn take_over(&self) -> Option<HandOver> {
+        self.lock().next.take()
     }
 }
 
@@ -351,7 +395,7 @@ pub(super) type Refuse = dyn Fn(StatusCode, Partial) -> Vec<u8> + Send + Sync;
 
 /// A client's socket as hyper sees it.
 pub(super) struct ClientIo {
-    stream: TcpStream,
+    stream: Transport,
     pieces: Pieces,
     /// Bytes that were read before hyper was there.
     early: Bytes,
@@ -362,12 +406,12 @@ pub(super) struct ClientIo {
 }
 
 impl ClientIo {
-    pub(super) fn new(stream: TcpStream, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
+    pub(super) fn new(stream: Transport, early: Bytes, wire: Arc<Wire>, refuse: Arc<Refuse>) -> Self {
         Self { stream, pieces: Pieces::of(FROM_CLIENT), early, wire, refuse, mid: false }
     }
 
-    /// The socket, and what was never given to hyper.
-    pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
+    /// The connection, and what was never given to hyper.
+    pub(super) fn into_parts(self) -> (Transport, Bytes) {
         (self.stream, self.early)
     }
 
@@ -432,12 +476,6 @@ impl ClientIo {
             self.wire.has_queue.store(true, Ordering::Release);
             THEIRS.len()
         })
-    }
-
-    /// Whether the client has closed its side, however much of what it sent before is unread.
-    fn has_left(&self, cx: &mut Context<'_>) -> bool {
-        let ready = pin!(self.stream.ready(Interest::READABLE)).poll(cx);
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -515,7 +553,7 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.wire.doubted.swap(false, Ordering::Relaxed) && this.wire.awaits_answer() && this.has_left(cx) {
+        if this.wire.doubted.swap(false, Ordering::Relaxed) && this.wire.awaits_answer() && this.stream.has_left(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         // What was queued while hyper was writing is thrown away here if its final head was among what hyper wrote.

@@ -12,37 +12,96 @@ pub const HOLDOFF: HeaderName = HeaderName::from_static("holdoff");
 /// `Proxy-Status` (RFC 9209).
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
+/// What an answer's `Proxy-Status` says of who made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The key that the maker's `Holdoff` names, as it is shown.
+    pub key: Option<String>,
+}
+
+/// The mark of an answer that a proxy on the way made itself: the last member of `Proxy-Status`, which is that of the
+/// nearest proxy, has an `error` (RFC 9209 §2.1.1). Whether it is to be believed is for the caller to know.
+pub fn mark(headers: &HeaderMap) -> Option<Mark> {
+    let value = headers.get_all(PROXY_STATUS).iter().next_back()?;
+    let mut scanner = Scanner { rest: value.as_bytes() };
+    scanner.skip(b" \t");
+    loop {
+        let mut has_error = false;
+        scanner.member_with(|key, _| has_error |= key == b"error")?;
+        scanner.skip(b" \t");
+        if scanner.rest.is_empty() && has_error {
+            break;
+        }
+        scanner.take(b',')?;
+        scanner.skip(b" \t");
+    }
+    let mut key = None;
+    if let Some(value) = headers.get(HOLDOFF) {
+        let mut scanner = Scanner { rest: value.as_bytes() };
+        let _ = scanner.member_with(|name, value| {
+            if name == b"key" {
+                key = Scanner { rest: value }.string();
+            }
+        });
+    }
+    Some(Mark { key })
+}
+
+/// Removes the mark of another holdoff that is not believed: `Holdoff`, and beside it the member of `Proxy-Status` that
+/// says who made the answer. Without `Holdoff` that is another proxy's, and passes.
+pub fn strip_foreign_mark(headers: &mut HeaderMap) {
+    let is_marked = mark(headers).is_some();
+    if headers.remove(HOLDOFF).is_none() || !is_marked {
+        return;
+    }
+    let (mut members, mut at) = (0_usize, 0_usize);
+    keep_members(headers, |_| {
+        members = members.saturating_add(1);
+        true
+    });
+    keep_members(headers, |_| {
+        at = at.saturating_add(1);
+        at < members
+    });
+}
+
 /// Removes what claims to be a mark of ours: `Holdoff` wholly, and the members of `Proxy-Status` with our `name`, whether
 /// written as a token or as a string, in any case of letters. A `Proxy-Status` that is no list of structured fields is
 /// removed whole, since nobody can say whose it is.
 pub fn strip_marks(headers: &mut HeaderMap, name: &str) {
     headers.remove(HOLDOFF);
+    let name = shown(name);
+    keep_members(headers, |member| !member.eq_ignore_ascii_case(&name));
+}
+
+/// Removes the members of `Proxy-Status` that are not to be kept, by their names.
+fn keep_members(headers: &mut HeaderMap, mut keep: impl FnMut(&str) -> bool) {
     if !headers.contains_key(PROXY_STATUS) {
         return;
     }
     let Entry::Occupied(entry) = headers.entry(PROXY_STATUS) else { return };
-    let kept: Option<Vec<Option<HeaderValue>>> = entry.iter().map(|value| without_member(value, name)).collect();
+    let kept: Option<Vec<Option<HeaderValue>>> = entry.iter().map(|value| members_of(value, &mut keep)).collect();
     entry.remove_entry_mult();
     for value in kept.into_iter().flatten().flatten() {
         headers.append(PROXY_STATUS, value);
     }
 }
 
-/// The value of one `Proxy-Status` field without the members of that name: `None` where it is malformed, `Some(None)`
-/// where nothing is left.
-fn without_member(value: &HeaderValue, name: &str) -> Option<Option<HeaderValue>> {
+/// The value of one `Proxy-Status` field with the members that are kept: `None` where it is malformed, `Some(None)` where
+/// nothing is left.
+fn members_of(value: &HeaderValue, keep: &mut impl FnMut(&str) -> bool) -> Option<Option<HeaderValue>> {
     let mut scanner = Scanner { rest: value.as_bytes() };
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut is_changed = false;
     scanner.skip(b" \t");
     while !scanner.rest.is_empty() {
         let start = scanner.rest;
-        let is_named = scanner.member()?.eq_ignore_ascii_case(&shown(name));
+        let name = scanner.member_with(|_, _| {})?;
         let member = start.get(..start.len().checked_sub(scanner.rest.len())?)?;
-        if is_named {
-            is_changed = true;
-        } else {
+        if keep(&name) {
             kept.push(member);
+        } else {
+            is_changed = true;
         }
         scanner.skip(b" \t");
         if scanner.rest.is_empty() {
@@ -67,8 +126,8 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// A member with its parameters; gives its name.
-    fn member(&mut self) -> Option<String> {
+    /// A member with its parameters, each of which `see` is shown with its bytes; gives its name.
+    fn member_with(&mut self, mut see: impl FnMut(&[u8], &[u8])) -> Option<String> {
         let name = match self.peek()? {
             b'"' => self.string()?,
             _ => String::from_utf8_lossy(self.token()?).into_owned(),
@@ -76,11 +135,15 @@ impl<'a> Scanner<'a> {
         while self.peek() == Some(b';') {
             self.take(b';')?;
             self.skip(b" ");
-            self.key()?;
+            let key = self.key()?;
+            let mut value: &[u8] = &[];
             if self.peek() == Some(b'=') {
                 self.take(b'=')?;
+                value = self.rest;
                 self.bare_item()?;
+                value = value.get(..value.len().checked_sub(self.rest.len())?)?;
             }
+            see(key, value);
         }
         Some(name)
     }
@@ -152,13 +215,12 @@ impl<'a> Scanner<'a> {
         is_token_start(self.peek()?).then(|| self.while_in(is_token_byte))
     }
 
-    fn key(&mut self) -> Option<()> {
+    fn key(&mut self) -> Option<&'a [u8]> {
         let first = self.peek()?;
         if !(first.is_ascii_lowercase() || first == b'*') {
             return None;
         }
-        self.while_in(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.*".contains(&b));
-        Some(())
+        Some(self.while_in(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.*".contains(&b)))
     }
 
     fn peek(&self) -> Option<u8> {
@@ -235,6 +297,54 @@ fn is_token_byte(b: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn marked(status: &[&str], holdoff: Option<&str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in status {
+            headers.append(PROXY_STATUS, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        if let Some(value) = holdoff {
+            headers.insert(HOLDOFF, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn an_answer_that_a_proxy_made_is_known_by_the_last_member_and_its_error() {
+        let made = |status: &[&str]| mark(&marked(status, None)).is_some();
+        assert!(made(&["next-hop; error=proxy_internal_response; details=\"a, b; c\""]));
+        assert!(made(&["origin-side, nearest; error=destination_unavailable"]));
+        assert!(made(&["origin-side", "nearest; error=destination_unavailable"]));
+        assert!(!made(&["far; error=dns_error, nearest; received-status=429"]), "the nearest passed it on");
+        for nothing in ["", "nearest", "nearest; error=", "nearest; error=x,", "nearest; details=\"error=x\""] {
+            assert!(!made(&[nothing]), "{nothing}");
+        }
+        assert!(!made(&[]));
+    }
+
+    #[test]
+    fn the_key_of_a_mark_is_read_from_our_own_kind_of_field() {
+        let key = |holdoff| mark(&marked(&["next; error=x"], holdoff)).unwrap().key;
+        let ours =
+            "short-circuit; reason=rate_limited; until=\"2026-11-20T10:00:00Z\"; key=\"https://peer.example:443\"";
+        assert_eq!(key(Some(ours)).as_deref(), Some("https://peer.example:443"));
+        assert_eq!(key(Some("short-circuit; key=peer")), None);
+        assert_eq!(key(Some("\"")), None);
+        assert_eq!(key(None), None);
+    }
+
+    #[test]
+    fn a_mark_that_is_not_believed_goes_and_other_proxies_members_stay() {
+        let stripped = |status: &[&str], holdoff| {
+            let mut headers = marked(status, holdoff);
+            strip_foreign_mark(&mut headers);
+            assert!(!headers.contains_key(HOLDOFF));
+            headers.get_all(PROXY_STATUS).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let both = ["cdn; received-status=429", "edge; error=proxy_internal_response"];
+        assert_eq!(stripped(&both, Some("short-circuit")), ["cdn; received-status=429"]);
+        assert_eq!(stripped(&both, None), both);
+    }
 
     fn stripped(values: &[&str]) -> Vec<String> {
         let mut headers = HeaderMap::new();

@@ -6,7 +6,7 @@ const NOW: UnixTime = UnixTime::from_millis(1_795_168_758_250);
 const CURL: HeaderValue = HeaderValue::from_static("*/*");
 
 fn facts(accept: &HeaderValue) -> RequestFacts<'_> {
-    RequestFacts { head: false, accept: Some(accept), now: NOW }
+    RequestFacts { head: false, accept: Some(accept), grpc: false, now: NOW }
 }
 
 fn key() -> Key {
@@ -240,8 +240,9 @@ fn a_hostile_error_line_or_name_cannot_break_out() {
 #[test]
 fn an_ipv6_key_is_shown_in_brackets() {
     let key = Key::parse("http://[2001:db8::1]:8080").unwrap();
-    let value = annotate(&key, &Outcome::Success, None);
+    let value = annotate(&key, Some(&Outcome::Success), None);
     assert_eq!(value, r#"forwarded; outcome=success; key="http://[2001:db8::1]:8080""#);
+    assert_eq!(annotate(&key, None, None), r#"forwarded; key="http://[2001:db8::1]:8080""#, "trailers will tell");
 }
 
 #[test]
@@ -249,7 +250,7 @@ fn a_forwarded_answer_says_what_it_was_and_what_enforcing_would_have_done() {
     let signal =
         Outcome::Signal(crate::core::signal::Signal { reason: Reason::RateLimited, hint: None, received: None });
     assert_eq!(
-        annotate(&key(), &signal, Some(Reason::RateLimited)),
+        annotate(&key(), Some(&signal), Some(Reason::RateLimited)),
         "forwarded; outcome=rate_limited; would=short-circuit; reason=rate_limited; key=\"https://peer.example:443\""
     );
 }
@@ -261,6 +262,7 @@ fn dns_error<'a>(key: Option<&'a Key>) -> LocalError<'a> {
         kind: "dns",
         stage: "dns",
         fault: "upstream",
+        grpc: Code::Unavailable,
         proxy_status: "dns_error",
         detail: "the name `peer.example` does not resolve",
         key,
@@ -348,4 +350,133 @@ fn what_we_write_is_what_we_strip() {
     let mut response = short("*/*", |_, _| ());
     strip_marks(response.headers_mut(), "holdoff-another");
     assert!(response.headers().contains_key(PROXY_STATUS), "well-formed, and another's");
+}
+
+fn to_grpc(accept: &HeaderValue) -> RequestFacts<'_> {
+    RequestFacts { grpc: true, ..facts(accept) }
+}
+
+#[test]
+fn a_grpc_caller_gets_the_whole_answer_in_a_head_with_status_200() {
+    let (key, answer) = (key(), Answer { status: Some(StatusCode::IM_A_TEAPOT), ..Answer::default() });
+    let what = ShortCircuit {
+        name: "holdoff-1a2b3c4d",
+        key: &key,
+        reason: Reason::RateLimited,
+        wait: Duration::from_nanos(41_750_000_001),
+        state: State::Cooling,
+        last_error: Some("gRPC 8 from peer.example (retry_after=120s): 100 % used"),
+        answer: &answer,
+    };
+    let response = short_circuit(&what, &to_grpc(&CURL));
+    assert_eq!((response.status(), response.body().len()), (StatusCode::OK, 0));
+    for (name, expected) in [
+        ("content-type", "application/grpc"),
+        ("grpc-status", "8"),
+        ("grpc-retry-pushback-ms", "41751"),
+        ("retry-after", "42"),
+        ("cache-control", "no-store"),
+        ("date", "Fri, 20 Nov 2026 09:59:18 GMT"),
+        (
+            "grpc-message",
+            "holdoff answered this request itself and did not contact https://peer.example:443: the host said that it \
+             gets too many requests, so it is left alone until 2026-11-20T10:00:00Z. Ask again in 42 s. The last error \
+             was: gRPC 8 from peer.example (retry_after=120s): 100 %25 used",
+        ),
+        (
+            "holdoff",
+            "short-circuit; reason=rate_limited; until=\"2026-11-20T10:00:00Z\"; key=\"https://peer.example:443\"",
+        ),
+    ] {
+        assert_eq!(header(&response, name), expected, "{name}");
+    }
+    assert!(header(&response, PROXY_STATUS).starts_with("holdoff-1a2b3c4d; error=proxy_internal_response; "));
+    assert!(!response.headers().contains_key(CONTENT_LENGTH), "there is no body, and none to measure");
+
+    for reason in Reason::ALL {
+        let response = short_circuit(&ShortCircuit { reason, ..what }, &to_grpc(&CURL));
+        let limited = matches!(reason, Reason::RateLimited | Reason::QuotaExhausted);
+        assert_eq!(header(&response, "grpc-status"), if limited { "8" } else { "14" }, "{reason:?}");
+        assert_eq!(
+            header(&response, PROXY_STATUS).contains("destination_unavailable"),
+            !limited,
+            "as the answer to others"
+        );
+    }
+}
+
+#[test]
+fn a_pushback_is_never_zero_and_fits_what_clients_read() {
+    let (key, answer) = (key(), Answer { max_advertised: Some(Duration::from_secs(30)), ..Answer::default() });
+    for (wait, state, most, expected) in [
+        (Duration::from_nanos(1), State::Cooling, false, "1"),
+        (Duration::from_nanos(1), State::Probing, false, "1000"),
+        (Duration::from_millis(1500), State::Clear, false, "2000"),
+        (Duration::MAX, State::Cooling, false, "2147483647"),
+        (Duration::MAX, State::Cooling, true, "30000"),
+    ] {
+        let untouched = Answer::default();
+        let what = ShortCircuit {
+            name: "holdoff",
+            key: &key,
+            reason: Reason::Unavailable,
+            wait,
+            state,
+            last_error: None,
+            answer: if most { &answer } else { &untouched },
+        };
+        let response = short_circuit(&what, &to_grpc(&CURL));
+        assert_eq!(header(&response, "grpc-retry-pushback-ms"), expected, "{wait:?} {state:?}");
+    }
+}
+
+#[test]
+fn a_policy_adds_headers_to_answers_to_grpc_callers_but_no_word_of_the_protocol() {
+    let key = key();
+    let named = |name: &'static str| (HeaderName::from_static(name), HeaderValue::from_static("mine"));
+    let names = ["x-a", "grpc-status", "grpc-message", "grpc-retry-pushback-ms"];
+    let answer = Answer {
+        format: AnswerFormat::Custom,
+        body: Some("mine".to_owned()),
+        headers: names.map(named).to_vec(),
+        ..Answer::default()
+    };
+    let what = ShortCircuit {
+        name: "holdoff",
+        key: &key,
+        reason: Reason::RateLimited,
+        wait: Duration::from_secs(1),
+        state: State::Cooling,
+        last_error: None,
+        answer: &answer,
+    };
+    for request in [facts(&CURL), to_grpc(&CURL)] {
+        let response = short_circuit(&what, &request);
+        assert_eq!(header(&response, "x-a"), "mine");
+        assert_eq!(response.headers().values().filter(|value| *value == "mine").count(), 1);
+        assert_eq!(response.body().is_empty(), request.grpc);
+    }
+}
+
+#[test]
+fn an_error_to_a_grpc_caller_has_its_status_and_no_wait() {
+    let response = error(&dns_error(None), &to_grpc(&CURL), &[]);
+    assert_eq!((response.status(), response.body().len()), (StatusCode::OK, 0));
+    assert_eq!(header(&response, "grpc-status"), "14");
+    assert_eq!(
+        header(&response, "grpc-message"),
+        "the name `peer.example` does not resolve. This answer is from holdoff (stage: dns, fault: upstream)."
+    );
+    assert_eq!(header(&response, HOLDOFF), "error; kind=dns; stage=dns; fault=upstream");
+    assert!(!response.headers().contains_key("grpc-retry-pushback-ms"));
+    let what = LocalError {
+        status: StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+        grpc: Code::Unauthenticated,
+        detail: "two\nlines",
+        ..dns_error(None)
+    };
+    let response = error(&what, &to_grpc(&CURL), &[]);
+    assert_eq!(header(&response, "grpc-status"), "16");
+    assert!(header(&response, "grpc-message").starts_with("two%0Alines. "), "{:?}", response.headers());
+    assert!(!response.headers().contains_key(PROXY_AUTHENTICATE));
 }

@@ -190,11 +190,12 @@ impl<X: Send + Sync + 'static> Entry<X> {
         match self.glance(now) {
             Glance::Evicted => None,
             Glance::Off => Some(Verdict::Pass),
+            Glance::Clear { .. } if purpose == Purpose::Session => Some(Verdict::Pass),
             Glance::Clear { epoch } => {
                 let admission = Admission { epoch, kind: AdmissionKind::Plain, purpose };
                 Some(Verdict::Forward(Permit::new(Arc::clone(self), admission)))
             }
-            Glance::Refused(mode, refusal) => Some(self.refuse(mode, refusal)),
+            Glance::Refused(mode, refusal) => Some(self.refuse(mode, purpose, refusal)),
             Glance::Locked => self.admit_locked(purpose, now),
         }
     }
@@ -209,7 +210,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             Glance::Evicted => return None,
             Glance::Off => Quick::Other(Verdict::Pass),
             Glance::Clear { .. } => Quick::Forward(pass),
-            Glance::Refused(mode, refusal) => match self.refuse(mode, refusal) {
+            Glance::Refused(mode, refusal) => match self.refuse(mode, purpose, refusal) {
                 Verdict::ShortCircuit(refusal) => Quick::ShortCircuit(refusal),
                 other => Quick::Other(other),
             },
@@ -264,16 +265,19 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 let wait = until.saturating_since(now);
                 Verdict::ShortCircuit(NotUntil { until, wait, reason: Reason::Manual, ..refusal })
             }
-            (Some(Decision::ShortCircuit(refusal)), _) => self.refuse(mode, refusal),
+            (Some(Decision::ShortCircuit(refusal)), _) => self.refuse(mode, purpose, refusal),
             (Some(Decision::Forward(admission)), _) => Verdict::Forward(Permit::new(Arc::clone(self), admission)),
             (Some(Decision::Pass) | None, _) => Verdict::Pass,
         })
     }
 
-    fn refuse(&self, mode: Mode, refusal: NotUntil) -> Verdict<X> {
+    fn refuse(&self, mode: Mode, purpose: Purpose, refusal: NotUntil) -> Verdict<X> {
         if mode == Mode::Enforce {
             self.counters.count_short_circuit();
             Verdict::ShortCircuit(refusal)
+        } else if purpose == Purpose::Session {
+            // What is asked inside is counted there.
+            Verdict::Pass
         } else {
             self.counters.count_would_have();
             Verdict::WouldHave(refusal)
@@ -320,7 +324,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             let Some(admission) = inner.admission_of(&claim) else { return Ok(0) };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.observe(policy, admission, outcome, now, draw, &mut events);
-            if matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_)) {
+            if matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_)) {
                 self.counters.end_row();
             }
             self.publish(&mut inner);
@@ -348,7 +352,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 !word.owes_success() || epoch.is_some_and(|epoch| epoch != word.epoch())
             }
             Outcome::Answered | Outcome::Neutral => true,
-            Outcome::Signal(_) | Outcome::Failing(_) => false,
+            Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_) => false,
         }
     }
 

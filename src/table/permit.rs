@@ -31,6 +31,16 @@ impl<X: Send + Sync + 'static> Permit<X> {
         self.admission.is_some_and(|admission| matches!(admission.kind(), AdmissionKind::Probe(_)))
     }
 
+    /// Counts a success while the end is still open, and stays: for a long exchange that may yet turn out to be a signal.
+    /// What it is completed with then counts like that of any other request of its epoch.
+    pub fn succeed_early(&mut self, status: Option<u16>, now: Instant, draw: u64) {
+        let Some(admission) = &mut self.admission else { return };
+        let report = Report { outcome: &Outcome::Success, status, error: None, now, draw };
+        self.entry.complete(*admission, &report);
+        // The probe's slot, or the place in the ramp, is given back.
+        admission.kind = AdmissionKind::Plain;
+    }
+
     /// What became of it. `now` is the arrival of the response head, `draw` a random word, `error` one line for people about
     /// a signal or failure. Returns the number of that line for [`Entry::add_error_body`], 0 when there is none.
     pub fn complete(

@@ -118,6 +118,25 @@ fn a_dropped_probe_gives_its_slot_back() {
 }
 
 #[test]
+fn an_early_success_gives_its_place_back_once_and_may_yet_turn_out_to_be_a_signal() {
+    let (table, _) = table(10, Mode::Enforce);
+    cool(&table, "peer", 5, 100);
+    let mut probe = forward(&table, "peer", 105);
+    probe.succeed_early(Some(200), at(106), 0);
+    assert!(!probe.is_probe() && snapshot(&table, "peer", 106).view.ramping);
+    let mut first = forward(&table, "peer", 106);
+    assert_eq!(refusal(admit(&table, "peer", 106)).state, State::Clear, "the ramp has one place");
+    first.succeed_early(Some(200), at(106), 0);
+    let _two = [forward(&table, "peer", 106), forward(&table, "peer", 106)];
+    drop(first);
+    assert_eq!(refusal(admit(&table, "peer", 106)).state, State::Clear, "its place was given back before");
+    probe.complete(&limited(9), Some(200), Some("gRPC 8"), at(107), 0);
+    let shown = snapshot(&table, "peer", 107);
+    assert_eq!((shown.view.state, shown.view.cooldown.unwrap().deadline), (State::Cooling, at(116)));
+    assert_eq!(shown.successes, 2);
+}
+
+#[test]
 fn a_success_on_a_clear_key_is_counted_and_resets_what_there_is_to_reset() {
     let (table, _) = table(10, Mode::Enforce);
     let failing = forward(&table, "peer", 100);
@@ -333,6 +352,21 @@ fn a_host_that_is_only_seen_as_connect_is_told_apart() {
     assert!(snapshot(&table, "tunnel", 100).only_tunnels);
     drop(forward(&table, "tunnel", 101));
     assert!(!snapshot(&table, "tunnel", 101).only_tunnels);
+}
+
+#[test]
+fn a_session_takes_no_permit_and_is_neither_a_tunnel_nor_saved_twice() {
+    for (mode, refused) in [(Mode::Enforce, true), (Mode::Observe, false), (Mode::Off, false)] {
+        let (table, _) = table(10, mode);
+        let session = |now| table.admit(&name("session").as_ref(), Purpose::Session, at(now)).1;
+        assert!(matches!(session(100), Verdict::Pass), "{mode:?}");
+        if let Verdict::Forward(permit) = admit(&table, "session", 100) {
+            permit.complete(&limited(60), Some(429), None, at(100), 0);
+        }
+        assert_eq!(matches!(session(101), Verdict::ShortCircuit(_)), refused, "{mode:?}");
+        let snapshot = snapshot(&table, "session", 101);
+        assert_eq!((snapshot.would_have, snapshot.tunnels, snapshot.only_tunnels), (0, 0, false), "{mode:?}");
+    }
 }
 
 #[test]

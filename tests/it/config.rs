@@ -99,6 +99,8 @@ fn every_flag_has_an_environment_variable_that_an_empty_value_leaves_unset() {
         "AUTH_FILE",
         "NAME",
         "REVERSE",
+        "INTERCEPT",
+        "CA_DIR",
         "ADMIN",
         "ADMIN_TOKEN_FILE",
         "METRICS",

@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::origin::{Origin, Seen, limited, ok};
+use crate::support::tls::Authority;
+
 fn exec(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdoff"));
     command.arg("exec").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -170,4 +173,103 @@ fn it_works_beside_another_and_says_what_it_replaced() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(stdout(&output).starts_with("http://127.0.0.1:"));
     assert!(stderr(&output).contains("`http_proxy` was set"), "{output:?}");
+}
+
+/// A peer over TLS whom only its own authority vouches for, limited from the second request on; and what `exec` needs to
+/// end its TLS and to trust it.
+struct SecurePeer {
+    origin: Origin,
+    home: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl SecurePeer {
+    async fn start() -> Self {
+        let authority = Authority::new();
+        let script = |seen: &Seen| if seen.number == 0 { ok("fine\n") } else { limited("60") };
+        let origin = Origin::start_tls(authority.acceptor(&["localhost"]), script).await;
+        let home = tempfile::tempdir().unwrap();
+        let toml = format!(
+            "[intercept]\nhosts = [\"localhost\"]\n[upstream]\nca_files = [{:?}]\nplatform_roots = false\n",
+            authority.file()
+        );
+        std::fs::write(home.path().join("holdoff.toml"), toml).unwrap();
+        Self { origin, home, authority }
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}/", self.origin.address().port())
+    }
+
+    /// What a command prints that relies on nothing but the variables it is given.
+    async fn run(&self, set: &[(&str, &std::path::Path)], command: &[&str]) -> Output {
+        let config = self.home.path().join("holdoff.toml");
+        let mut exec = exec(&["--config", config.to_str().unwrap(), "--"]);
+        for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"] {
+            exec.env_remove(name);
+        }
+        exec.args(command).env("HOME", self.home.path()).env("XDG_STATE_HOME", self.home.path().join("state"));
+        exec.env("TMPDIR", self.home.path()).envs(set.iter().copied());
+        tokio::task::spawn_blocking(move || exec.output().unwrap()).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_python_and_node_see_a_429_of_https_by_the_variables_alone() {
+    const PYTHON: &str = "import sys, urllib.request, urllib.error\n\
+        def ask():\n\
+        \x20   try:\n\
+        \x20       answer = urllib.request.urlopen(sys.argv[1], timeout=20)\n\
+        \x20   except urllib.error.HTTPError as error:\n\
+        \x20       answer = error\n\
+        \x20   return answer.status, answer.headers.get('Holdoff', 'theirs').split(';')[0]\n\
+        print(ask(), ask())";
+    const REQUESTS: &str = "import sys, requests\n\
+        session = requests.Session()\n\
+        answers = [session.get(sys.argv[1], timeout=20) for _ in range(3)]\n\
+        print([(each.status_code, each.headers.get('Holdoff', 'theirs').split(';')[0]) for each in answers])";
+    const NODE: &str = "const http = require('http'), tls = require('tls');\n\
+        const proxy = new URL(process.env.https_proxy), at = new URL(process.argv[1]);\n\
+        http.request({ host: proxy.hostname, port: proxy.port, method: 'CONNECT', path: at.host })\n\
+        .on('connect', (answer, socket) => {\n\
+          const inside = tls.connect({ socket, servername: at.hostname }, () =>\n\
+            inside.write(`GET / HTTP/1.1\\r\\nHost: ${at.host}\\r\\nConnection: close\\r\\n\\r\\n`));\n\
+          inside.on('data', (piece) => process.stdout.write(piece));\n\
+        }).end();";
+    for (command, expected) in [
+        (vec!["python3", "-c", PYTHON], "(200, 'theirs') (429, 'theirs')"),
+        (vec!["python3", "-c", REQUESTS], "[(200, 'theirs'), (429, 'theirs'), (429, 'short-circuit')]"),
+        (vec!["node", "-e", NODE], "HTTP/1.1 200 OK"),
+    ] {
+        let peer = SecurePeer::start().await;
+        let url = peer.url();
+        let output = peer.run(&[], &[&command[..], &[&url]].concat()).await;
+        assert!(stdout(&output).contains(expected), "{command:?}: {output:?}");
+    }
+    let peer = SecurePeer::start().await;
+    let url = peer.url();
+    let mut curl = vec!["curl", "-sS", "-w", "%{http_code} "];
+    for _ in 0..3 {
+        curl.extend(["-o", "/dev/null", &url]);
+    }
+    let output = peer.run(&[], &curl).await;
+    assert_eq!(stdout(&output), "200 429 429 ", "{output:?}");
+    assert_eq!(peer.origin.count(), 2);
+    let left: Vec<_> = std::fs::read_dir(peer.home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the configuration and the state, found {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_caller_trusts_is_still_trusted_and_without_interception_nothing_is_set() {
+    let peer = SecurePeer::start().await;
+    // A host that is not named is a tunnel; whom curl trusts there is what the caller said.
+    let other = Origin::start_tls(peer.authority.acceptor(&["127.0.0.1"]), |_| ok("fine\n")).await;
+    let other = format!("https://{}/", other.address());
+    let file = peer.authority.file();
+    let output = peer.run(&[("CURL_CA_BUNDLE", &file)], &["curl", "-sS", &other, &peer.url()]).await;
+    assert_eq!(stdout(&output), "fine\nfine\n", "{output:?}");
+    let output = peer.run(&[], &["curl", "-sS", &other]).await;
+    assert_eq!(output.status.code(), Some(60), "a stranger to the machine: {output:?}");
+    let plain = exec(&["--", "sh", "-c", "echo ${SSL_CERT_FILE-unset}"]).env_remove("SSL_CERT_FILE").output().unwrap();
+    assert_eq!(stdout(&plain), "unset\n");
 }

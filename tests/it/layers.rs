@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("metrics", 2),
     ("synthetic", 2),
     ("config", 3),
+    ("intercept", 3),
     ("proxy", 3),
     ("admin", 3),
     ("observe", 3),

@@ -12,6 +12,7 @@
 )]
 
 mod bounds;
+mod ca;
 mod clients;
 mod config;
 mod demo;
@@ -20,11 +21,16 @@ mod exec;
 mod failures;
 mod forward;
 mod fuzzed;
+mod grpc;
+mod http2;
+mod identity;
+mod intercept;
 mod layers;
 mod lifecycle;
 mod logs;
 mod metrics;
 mod operators;
+mod parent;
 mod pool;
 mod reverse;
 mod storm;

@@ -9,6 +9,7 @@ use holdoff::metrics::names::{self, Kind};
 use crate::support::client::Client;
 use crate::support::origin::{Origin, Reply, answer, limited, ok};
 use crate::support::sidecar::Holdoff;
+use crate::support::tls::{roots, secure};
 use crate::support::{until, within};
 
 /// A scrape: its text, and each sample's value.
@@ -85,6 +86,7 @@ async fn real_traffic_makes_every_family_speak_and_promtool_finds_nothing() {
     let hangs = Origin::start(|_| Reply::Hang).await;
     let echo = Origin::start(|_| Reply::Echo(b"hello".to_vec())).await;
     let dated = Origin::start(|_| answer(200, "OK", &[("Date", "Sat, 01 Jan 2000 00:00:00 GMT")], "good")).await;
+    let ca = tempfile::tempdir().unwrap();
     let gone = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -92,7 +94,9 @@ async fn real_traffic_makes_every_family_speak_and_promtool_finds_nothing() {
     let holdoff = Holdoff::start(&format!(
         "[metrics]\naddress = [\"127.0.0.1:0\"]\n\
          [defaults.cooldown]\nmin_cooldown = \"20ms\"\nhint_jitter = false\n\
+         [intercept]\nhosts = [\"peer.example\"]\nca_dir = {:?}\n\
          [[host]]\nmatch = [\"{}\"]\nmode = \"observe\"\n",
+        ca.path(),
         observed.address()
     ))
     .await;
@@ -119,6 +123,11 @@ async fn real_traffic_makes_every_family_speak_and_promtool_finds_nothing() {
     assert_eq!(tunnel.answer("CONNECT").await.status, 200);
     tunnel.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(tunnel.bytes(5).await, b"hello");
+    let mut session = holdoff.client().await;
+    session.send("CONNECT peer.example:443 HTTP/1.1\r\nHost: peer.example:443\r\n\r\n").await;
+    assert_eq!(session.answer("CONNECT").await.status, 200);
+    let _session = secure(session, "peer.example", roots(&ca.path().join("ca.pem")), &[]).await.unwrap();
+    within("the session", async { while holdoff.metric("holdoff_intercepted_sessions_open").await == 0.0 {} }).await;
     let mut waiting = holdoff.client().await;
     waiting.send(format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", url(&hangs), hangs.address())).await;
     until("the request that hangs", || hangs.count() == 1).await;
@@ -141,6 +150,7 @@ async fn real_traffic_makes_every_family_speak_and_promtool_finds_nothing() {
         (format!("holdoff_tunnels_open{{host=\"{}\"}}", host(&echo)), 1.0),
         ("holdoff_signal_errors_total{cause=\"malformed\",field=\"retry_after\"}".to_owned(), 1.0),
         ("holdoff_bounds_reached_total{bound=\"admin_body\"}".to_owned(), 1.0),
+        ("holdoff_intercepted_sessions_total{result=\"opened\"}".to_owned(), 1.0),
     ] {
         assert_eq!(first.samples.get(&sample), Some(&value), "{sample}\n{}", first.text);
     }

@@ -15,6 +15,7 @@ fn list(cooldowns: Vec<Cooldown>) -> List {
             Listening { address: "127.0.0.1:4290".to_owned(), upstream: None },
             Listening { address: "127.0.0.1:4300".to_owned(), upstream: Some("https://api.example:443".to_owned()) },
         ],
+        intercept: Vec::new(),
         totals: Totals { forwarded: 1234, short_circuited: 567, failed: 8, ..Totals::default() },
         matched: cooldowns.len(),
         truncated: false,
@@ -62,6 +63,14 @@ fn limited() -> Cooldown {
         totals: KeyTotals { short_circuited: 99, ..KeyTotals::default() },
         ..row("https://peer.example:443", "cooling")
     }
+}
+
+#[test]
+fn the_hosts_that_are_seen_inside_are_named() {
+    let none = list(Vec::new());
+    assert!(!page(&none, PLAIN).contains("TLS"));
+    let some = List { intercept: vec!["api.example".to_owned(), "*.peer.example".to_owned()], ..none };
+    assert!(page(&some, PLAIN).contains("\nseeing inside TLS to api.example, *.peer.example\n"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ impl Cooldown {
     ) {
         match outcome {
             Outcome::Signal(signal) => self.climb(policy, signal, now, draw, events),
+            Outcome::Relayed(_) => self.observe_older(policy, outcome, now, draw, events),
             Outcome::Success => {
                 self.reset_steps();
                 self.ramp_success();
@@ -39,7 +40,7 @@ impl Cooldown {
     }
 
     pub(super) fn observe_cooling(&mut self, policy: &Policy, outcome: &Outcome, now: Instant, events: &mut Events) {
-        let Outcome::Signal(signal) = outcome else { return };
+        let (Outcome::Signal(signal) | Outcome::Relayed(signal)) = outcome else { return };
         let Some(hint) = signal.hint else { return };
         let draw = self.last().map_or(0, |live| live.draw);
         let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
@@ -73,6 +74,10 @@ impl Cooldown {
                 events.push(Event::ProbeEnded(ProbeResult::Limited));
                 self.climb(policy, signal, now, draw, events);
             }
+            Outcome::Relayed(_) => {
+                events.push(Event::ProbeEnded(ProbeResult::Limited));
+                self.observe_older(policy, outcome, now, draw, events);
+            }
             Outcome::Success | Outcome::Connected => {
                 events.push(Event::ProbeEnded(ProbeResult::Success));
                 let Phase::Probing { out, successes, .. } = &mut self.phase else { return };
@@ -105,7 +110,7 @@ impl Cooldown {
         }
     }
 
-    /// Clear or probing, but the admission is of an older epoch: only a named wait counts.
+    /// Clear or probing, but the admission is of an older epoch, or what it brought is only relayed: a named wait counts.
     pub(super) fn observe_older(
         &mut self,
         policy: &Policy,
@@ -114,7 +119,7 @@ impl Cooldown {
         draw: u64,
         events: &mut Events,
     ) {
-        let Outcome::Signal(signal) = outcome else { return };
+        let (Outcome::Signal(signal) | Outcome::Relayed(signal)) = outcome else { return };
         let Some(hint) = signal.hint else { return };
         let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
         let from = self.state(now);
@@ -189,7 +194,7 @@ impl Cooldown {
 
     pub(super) fn count(&mut self, outcome: &Outcome, now: Instant) {
         match outcome {
-            Outcome::Signal(_) => {
+            Outcome::Signal(_) | Outcome::Relayed(_) => {
                 let history = self.history();
                 history.limited_in_row = history.limited_in_row.saturating_add(1);
                 history.totals.signals = history.totals.signals.saturating_add(1);

@@ -226,6 +226,26 @@ fn signal_with_hint_of_an_older_permit_at_the_deadline_is_a_cooldown_of_its_own(
 // ---------------------------------------------------------------- 3.5, row "signal without hint"
 
 #[test]
+fn what_another_holdoff_relays_opens_and_extends_but_is_no_step() {
+    let relayed = |hint| match limited(Some(hint)) {
+        Outcome::Signal(signal) => Outcome::Relayed(signal),
+        other => other,
+    };
+    let mut fixture = Fixture::new();
+    let (early, late) = (fixture.forward(0), fixture.forward(0));
+    fixture.observe(early, &relayed(10), 0);
+    assert_eq!((fixture.refused(0), fixture.machine.rate_step), (10, 0), "opens");
+    fixture.observe(late, &relayed(20), 1);
+    assert_eq!((fixture.refused(1), fixture.machine.rate_step), (20, 0), "extends");
+    let probe = fixture.forward(21);
+    fixture.observe(probe, &relayed(2), 21);
+    assert_eq!((fixture.refused(21), fixture.machine.rate_step), (2, 0), "by the probe, again for the hint alone");
+    let probe = fixture.forward(23);
+    fixture.observe(probe, &limited(Some(2)), 23);
+    assert_eq!(fixture.machine.rate_step, 1, "the host's own is the first step");
+}
+
+#[test]
 fn signal_without_hint_in_clear_cools_one_step_up() {
     let mut key = Fixture::new();
     key.exchange(&limited(None), 100);
@@ -977,6 +997,43 @@ fn clause_7_3_a_tunnel_never_resets_the_ladder_of_rate_limits() {
     let Decision::Forward(admission) = tunnel(&mut key, 113) else { panic!("clear") };
     key.observe(admission, &Outcome::Connected, 113);
     assert_eq!(key.view(113).rate_step, 1);
+}
+
+// ---------------------------------------------------------------- 7.3, sessions whose TLS ends here
+
+fn session(key: &mut Fixture, now: u64) -> Decision {
+    key.admit_for(Purpose::Session, at(now))
+}
+
+#[test]
+fn clause_7_3_a_session_is_refused_while_the_host_cools_and_otherwise_passes_without_a_permit() {
+    assert_eq!(session(&mut Fixture::new(), 100), Decision::Pass);
+    let (mut key, _) = Fixture::cooling(100, 5);
+    assert!(matches!(session(&mut key, 104), Decision::ShortCircuit(_)));
+    assert_eq!(session(&mut key, 105), Decision::Pass);
+    assert_eq!(key.state(105), State::Probing);
+    let probe = key.forward(105);
+    assert!(matches!(probe.kind(), AdmissionKind::Probe(1)), "the request inside is the probe");
+    assert_eq!(session(&mut key, 105), Decision::Pass);
+    key.observe(probe, &Outcome::Success, 105);
+    key.forward(105);
+    assert!(matches!(key.admit(105), Decision::ShortCircuit(_)), "the ramp has one place");
+    assert_eq!(session(&mut key, 105), Decision::Pass);
+    assert_eq!(session(&mut key, 500), Decision::Pass);
+}
+
+#[test]
+fn clause_7_3_a_session_is_no_probe_of_a_failing_or_frozen_host_either() {
+    let mut failing = Fixture::with_breaker(1);
+    failing.exchange(&FAILING, 100);
+    let mut frozen = Fixture::new();
+    frozen.freeze(secs_of(1), 100);
+    for mut key in [failing, frozen] {
+        assert!(matches!(session(&mut key, 100), Decision::ShortCircuit(_)));
+        assert_eq!(session(&mut key, 101), Decision::Pass);
+        assert!(!key.view(101).probe_out);
+        assert!(matches!(key.forward(101).kind(), AdmissionKind::Probe(1)));
+    }
 }
 
 // ---------------------------------------------------------------- policy

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::decision::{Reason, Source};
 
 pub mod date;
+pub mod grpc;
 pub mod retry_after;
 
 /// The most bytes kept of a signal as it was received.
@@ -20,16 +21,22 @@ pub const MAX_WAIT: Duration = Duration::from_secs(1 << 31);
 pub enum Field {
     /// `Retry-After`
     RetryAfter,
+    /// `grpc-status`
+    GrpcStatus,
+    /// `grpc-retry-pushback-ms`
+    GrpcRetryPushback,
 }
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 1] = [Self::RetryAfter];
+    pub const ALL: [Self; 3] = [Self::RetryAfter, Self::GrpcStatus, Self::GrpcRetryPushback];
 
     /// The word used in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RetryAfter => "retry_after",
+            Self::GrpcStatus => "grpc_status",
+            Self::GrpcRetryPushback => "grpc_retry_pushback_ms",
         }
     }
 }
@@ -193,6 +200,10 @@ pub enum Outcome {
     Connected,
     /// The host says "slow down".
     Signal(Signal),
+    /// Another holdoff on the way says "slow down", from what it was told itself: only the hint counts, of which there is
+    /// always one (SPEC 2.13). It opens or extends a cooldown and is no step of the ladder, for one signal of the host
+    /// would be a step at every holdoff that passes it on.
+    Relayed(Signal),
     /// The host cannot be reached or is not well.
     Failing(Failure),
     /// Nothing about the host: a fault on our or the client's side, or a client that left.
@@ -205,7 +216,7 @@ impl Outcome {
         match self {
             Self::Success | Self::Connected => "success",
             Self::Answered | Self::Neutral => "neutral",
-            Self::Signal(signal) => signal.reason.as_str(),
+            Self::Signal(signal) | Self::Relayed(signal) => signal.reason.as_str(),
             Self::Failing(_) => "failing",
         }
     }
@@ -224,7 +235,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_logs_and_metrics() {
-        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after"]);
+        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after", "grpc_status", "grpc_retry_pushback_ms"]);
         assert_eq!(
             Cause::ALL.map(Cause::as_str),
             ["malformed", "negative", "empty", "fraction", "too_long", "too_many", "duplicate", "saturated"]

@@ -184,7 +184,7 @@ fn cut(list: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 /// A number of digits and nothing else, saturating.
-fn digits(text: &[u8]) -> Option<u64> {
+pub(super) fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }

@@ -7,10 +7,19 @@
 //! connection, when hyper gives it back: that proves that no byte of it was written. A connection that breaks after that is
 //! an error whatever the method, since the upstream may have acted on the request (RFC 9110 §9.2.2) and the client knows
 //! better than we do whether again makes sense. hyper looks for the peer's close before it writes, so that the window is
-//! the time a packet needs.
+//! the time a packet needs. On HTTP/2 an upstream can say itself that it has not looked at a request (RFC 9113 §8.7); then
+//! it is sent again if it has no body. A busy host may renew its connection under several requests at once, so that there
+//! may be a few such attempts.
+//!
+//! **HTTP/2.** It is offered by ALPN where TLS is spoken. Then one connection carries everything to the host; requests for
+//! an upgrade go over connections of their own, with HTTP/1.1.
+//!
+//! **Parents.** Where a proxy comes after this one, `parent` says how a request gets through it.
 
 mod dial;
 mod exchange;
+mod link;
+mod parent;
 mod pool;
 mod resolve;
 mod stream;
@@ -22,34 +31,50 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::UPGRADE;
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::exchange::{Line, Outgoing, await_head};
+use self::exchange::{Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
+use self::link::Hop;
+use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
 use self::resolve::Resolver;
 use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
-use crate::core::key::{Key, Scheme};
+use crate::core::key::{Key, KeyRef, Scheme};
 use crate::metrics::{Bound, Metrics};
 use crate::proxy::egress::Egress;
-use crate::proxy::error::{ErrorKind, ProxyError};
+use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
 
 pub use self::exchange::ResponseBody;
+pub use self::link::Link;
+pub use self::parent::Through;
 pub use self::pool::PoolStats;
 pub use self::tls::TlsSetupError;
 
 /// The most hyper reads ahead of a slow reader.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// What may be on its way to us on one stream of HTTP/2, and on all of a connection; and from us. The connection's is that of
+/// many streams: clients that are slow to take their answers must not hold up the others that share it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How often a request is given to a connection at most. With HTTP/1.1 the second is a fresh one, and there is no third.
+const MAX_ATTEMPTS: u32 = 5;
 
 /// hyper's own bound on fields. Staying at it keeps hyper's parser on the stack.
 const HYPER_MAX_FIELDS: usize = 100;
@@ -72,7 +97,10 @@ struct Inner<B: Send + 'static> {
     egress: Egress,
     resolver: Resolver,
     tls: TlsClients,
-    http: http1::Builder,
+    http1: http1::Builder,
+    http2: Option<http2::Builder<TokioExecutor>>,
+    dns_timeout: Duration,
+    parents: Parents,
     pool: Pool<Line<B>>,
     swept: AtomicBool,
 }
@@ -120,27 +148,42 @@ impl<B: Send + 'static> Upstreams<B> {
         hosts: &Hosts,
         egress: Egress,
     ) -> Result<Self, TlsSetupError> {
-        let mut http = http1::Builder::new();
-        http.preserve_header_case(true)
+        let mut http1 = http1::Builder::new();
+        http1
+            .preserve_header_case(true)
             // White space between a name and its colon is for a proxy to remove (RFC 9112 §5.1).
             .allow_spaces_after_header_name_in_responses(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(READ_BUFFER.max(limits.max_header_bytes));
         if limits.max_header_fields != HYPER_MAX_FIELDS {
-            http.max_headers(limits.max_header_fields);
+            http1.max_headers(limits.max_header_fields);
         }
+        let http2 = settings.http2.then(|| {
+            let mut http2 = http2::Builder::new(TokioExecutor::new());
+            http2
+                .timer(TokioTimer::new())
+                .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_send_buf_size(SEND_BUFFER);
+            http2
+        });
         let bounds = Bounds {
             max_connections: settings.max_connections_per_host.max(1),
             max_idle: settings.max_idle_per_host,
             idle_timeout: settings.idle_timeout,
             max_lifetime: settings.max_lifetime,
         };
+        let tls = TlsClients::new(settings)?;
         let upstreams = Self {
             inner: Arc::new(Inner {
                 egress,
                 resolver: Resolver::new(settings.dns_ttl, settings.dns_timeout),
-                tls: TlsClients::new(settings)?,
-                http,
+                parents: Parents::new(&settings.parents, &tls)?,
+                tls,
+                http1,
+                http2,
+                dns_timeout: settings.dns_timeout,
                 pool: Pool::new(bounds),
                 swept: AtomicBool::new(false),
             }),
@@ -180,13 +223,19 @@ impl<B: Send + 'static> Upstreams<B> {
         &self.inner.egress
     }
 
-    /// Resolves, checks and connects for a tunnel (CONNECT). The connection is not the pool's.
+    /// The key of the parent proxy that a key is reached through.
+    pub fn parent(&self, key: &KeyRef<'_>) -> Option<&Key> {
+        self.inner.parents.of(key).map(|parent| &parent.key)
+    }
+
+    /// Resolves, checks and connects for a tunnel (CONNECT), or asks the parent for one. The connection is not the pool's.
     ///
     /// # Errors
     /// Of the stages destination, DNS and connect.
-    pub async fn connect(&self, to: &Target<'_>) -> Result<TcpStream, ProxyError> {
+    pub async fn connect(&self, to: &Target<'_>) -> Result<Link, ProxyError> {
         self.inner.egress.check_connect_port(to.key.port())?;
-        self.inner.dial(to).await
+        let parent = self.inner.parents.of(&to.key.as_ref());
+        self.inner.dial(to, parent.map(|parent| (parent, Way::Tunnel))).await
     }
 }
 
@@ -205,13 +254,21 @@ where
     /// Every kind of the stages destination to head, and what the request body reported: a [`ProxyError`] of its own, else
     /// [`ErrorKind::RequestBody`].
     pub async fn send(&self, to: &Target<'_>, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError<B>> {
-        let mut request = request;
-        *request.version_mut() = Version::HTTP_11;
         let timeouts = &to.host.timeouts;
         let asked_upgrade = request.headers().contains_key(UPGRADE);
-        let mut again = false;
+        let is_for_host = asked_upgrade || request.uri().path() == "*";
+        let hop = self.inner.parents.of(&to.key.as_ref()).map(|p| (p, p.way(to.key.scheme(), is_for_host)));
+        let mut request = match hop {
+            Some((parent, Way::Forward)) => {
+                let (mut head, body) = request.into_parts();
+                parent.address(to.key, &mut head);
+                Request::from_parts(head, body)
+            }
+            _ => request,
+        };
+        let mut attempts = 1_u32;
         loop {
-            let (mut lease, reused) = match self.acquire(to, again).await {
+            let (mut lease, reused) = match self.acquire(to, hop, attempts > 1, asked_upgrade).await {
                 Ok(acquired) => acquired,
                 Err(error) => return Err(SendError { error, request: Some(Box::new(request)) }),
             };
@@ -219,38 +276,38 @@ where
                 let error = ProxyError::new(ErrorKind::Internal, "a connection without a connection");
                 return Err(SendError { error, request: Some(Box::new(request)) });
             };
-            let (parts, body) = request.into_parts();
-            let (body, watch) = Outgoing::new(body, &line.pressure);
-            let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-            let pressure = Arc::clone(&line.pressure);
-            let answered = tokio::select! {
-                answered = await_head(sent, timeouts.head, watch.as_deref()) => answered
-                    .map_err(|_| ProxyError::new(ErrorKind::HeadTimeout, "no response head in time")),
-                // Without `head` nothing else would end it: not even that the client leaves can be seen behind what is unread.
-                () = pressure.stands_still(timeouts.body_idle), if watch.is_some() => Err(ProxyError::new(
-                    ErrorKind::HeadTimeout,
-                    "the upstream neither takes the request body nor answers",
-                )
-                .at(Some(Bound::BodyIdle))),
+            let Attempt { answered, kept, watch, calmed } = match line {
+                Line::Http1(line) => over_http1(line, request, timeouts).await,
+                Line::Http2(line) => over_http2(line, to.key, request, timeouts.head).await,
             };
             let answered = match answered {
                 Ok(answered) => answered,
-                Err(error) => return Err(SendError { error, request: None }),
+                Err(error) => {
+                    let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
+                    return Err(SendError { error, request: None });
+                }
             };
             let mut failure = match answered {
                 Ok(response) => {
                     return match check_head(&response, asked_upgrade) {
-                        Ok(()) => Ok(deliver(response, lease, to.host)),
+                        Ok(()) => through(deliver(response, lease, to.host), hop, reused),
                         Err(error) => Err(SendError { error, request: None }),
                     };
                 }
                 Err(failure) => failure,
             };
-            let unsent = failure.take_message().map(|message| message.map(Outgoing::into_inner));
-            let error = exchange::classify(failure.error(), watch.as_deref());
+            let mut error =
+                if calmed { exchange::calm() } else { exchange::classify(failure.error(), watch.as_deref()) };
+            if let Some((parent, Way::Forward)) = hop
+                && matches!(error.kind(), ErrorKind::UpstreamReset | ErrorKind::UpstreamProtocol)
+            {
+                error = parent.failed(error);
+            }
+            let was_refused = exchange::was_refused(failure.error());
+            let unsent = whole(failure.take_message(), kept, was_refused);
             match unsent {
-                Some(unsent) if reused && !again => {
-                    again = true;
+                Some(unsent) if (reused || was_refused) && attempts < MAX_ATTEMPTS => {
+                    attempts = attempts.saturating_add(1);
                     request = unsent;
                 }
                 unsent => return Err(SendError { error, request: unsent.map(Box::new) }),
@@ -259,7 +316,13 @@ where
     }
 
     /// A connection, and whether it was used before.
-    async fn acquire(&self, to: &Target<'_>, fresh: bool) -> Result<(Lease<Line<B>>, bool), ProxyError> {
+    async fn acquire(
+        &self,
+        to: &Target<'_>,
+        hop: Option<(&Parent, Way)>,
+        fresh: bool,
+        upgrade: bool,
+    ) -> Result<(Lease<Line<B>>, bool), ProxyError> {
         let inner = &self.inner;
         let tls = match to.key.scheme() {
             Scheme::Http => TlsId::PLAIN,
@@ -268,11 +331,20 @@ where
                 .find(&to.host.tls)
                 .ok_or_else(|| ProxyError::new(ErrorKind::Internal, "the host's TLS settings were not prepared"))?,
         };
-        let slot = match inner.pool.checkout(HostRef { key: to.key, tls }, Instant::now(), fresh) {
+        // There are no upgrades inside HTTP/2.
+        let multiplex = inner.http2.is_some() && tls != TlsId::PLAIN && !upgrade;
+        let way = hop.map_or(Way::Direct, |(_, way)| way);
+        let host = HostRef { key: to.key, tls, way, multiplex };
+        let slot = match inner.pool.checkout(host, Instant::now(), fresh) {
             Checkout::Reuse(lease) => return Ok((lease, true)),
             Checkout::Open(slot) => slot,
             Checkout::Wait(mut waiting) => {
-                match tokio::time::timeout(to.host.timeouts.connect, waiting.granted()).await {
+                // In line for a connection that somebody else is opening, perhaps.
+                let opening =
+                    if multiplex { to.host.timeouts.tls.saturating_add(inner.dns_timeout) } else { Duration::ZERO };
+                let hop = if hop.is_some() { to.host.timeouts.connect.saturating_add(opening) } else { Duration::ZERO };
+                let wait = to.host.timeouts.connect.saturating_add(opening).saturating_add(hop);
+                match tokio::time::timeout(wait, waiting.granted()).await {
                     Ok(Some(Grant::Connection(lease))) => return Ok((lease, true)),
                     Ok(Some(Grant::Slot(slot))) => slot,
                     Ok(None) => return Err(ProxyError::new(ErrorKind::Internal, "the pool is gone")),
@@ -283,17 +355,39 @@ where
             }
         };
         // Boxed: seldom needed, and large.
-        Box::pin(inner.open(to, tls, slot)).await.map(|lease| (lease, false))
+        Box::pin(inner.open(to, hop, host, slot)).await.map(|lease| (lease, false))
     }
 }
 
 impl<B: Send + 'static> Inner<B> {
-    async fn dial(&self, to: &Target<'_>) -> Result<TcpStream, ProxyError> {
+    async fn dial(&self, to: &Target<'_>, hop: Option<(&Parent, Way)>) -> Result<Link, ProxyError> {
         let (host, port) = (to.key.host(), to.key.port());
-        self.egress.check_name(host, port)?;
+        let Some((parent, way)) = hop else {
+            self.egress.check_name(host, port)?;
+            let addresses = self.resolver.resolve(host).await?;
+            let checked = self.egress.check_addresses(host, port, &addresses)?;
+            let socket = dial::dial(&checked, to.host.timeouts.connect).await?;
+            return Ok(Link::new(Hop::Socket(socket), Bytes::new()));
+        };
+        self.egress.check_unresolved(host, port)?;
+        let hop = self.dial_parent(parent, to).await.map_err(|error| parent.failed(error))?;
+        match way {
+            Way::Tunnel => parent.tunnel(&self.http1, hop, to).await,
+            Way::Forward | Way::Direct => Ok(Link::new(hop, Bytes::new())),
+        }
+    }
+
+    async fn dial_parent(&self, parent: &Parent, to: &Target<'_>) -> Result<Hop, ProxyError> {
+        let (host, port) = (parent.key.host(), parent.key.port());
         let addresses = self.resolver.resolve(host).await?;
-        let checked = self.egress.check_addresses(host, port, &addresses)?;
-        dial::dial(&checked, to.host.timeouts.connect).await
+        let checked = self.egress.check_parent(port, &addresses)?;
+        let socket = dial::dial(&checked, to.host.timeouts.connect).await?;
+        if parent.tls == TlsId::PLAIN {
+            return Ok(Hop::Socket(socket));
+        }
+        let handshake = self.tls.handshake(parent.tls, host, socket, false);
+        let stream = tokio::time::timeout(to.host.timeouts.tls, handshake).await.map_err(|_| tls_late())?;
+        Ok(Hop::Secure(Box::new(stream?)))
     }
 }
 
@@ -302,30 +396,38 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    async fn open(&self, to: &Target<'_>, tls: TlsId, slot: Slot<Line<B>>) -> Result<Lease<Line<B>>, ProxyError> {
-        let stream = self.dial(to).await?;
-        if tls == TlsId::PLAIN {
-            return self.start(stream, slot).await;
+    async fn open(
+        &self,
+        to: &Target<'_>,
+        hop: Option<(&Parent, Way)>,
+        host: HostRef<'_>,
+        slot: Slot<Line<B>>,
+    ) -> Result<Lease<Line<B>>, ProxyError> {
+        let stream = self.dial(to, hop).await?;
+        if host.tls == TlsId::PLAIN {
+            return self.start_http1(stream, slot).await;
         }
-        let agreed = tokio::time::timeout(to.host.timeouts.tls, self.tls.handshake(tls, to.key.host(), stream)).await;
-        match agreed {
-            Ok(stream) => self.start(stream?, slot).await,
-            Err(_) => Err(ProxyError::new(ErrorKind::TlsTimeout, "TLS was not agreed on in time")),
+        let handshake = self.tls.handshake(host.tls, to.key.host(), stream, host.multiplex);
+        let stream = match tokio::time::timeout(to.host.timeouts.tls, handshake).await {
+            Ok(agreed) => agreed?,
+            Err(_) => return Err(tls_late()),
+        };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        match &self.http2 {
+            Some(http2) if is_http2 => self.start_http2(http2, stream, slot).await,
+            _ => self.start_http1(stream, slot).await,
         }
     }
 
-    async fn start<T>(&self, stream: T, slot: Slot<Line<B>>) -> Result<Lease<Line<B>>, ProxyError>
+    async fn start_http1<T>(&self, stream: T, mut slot: Slot<Line<B>>) -> Result<Lease<Line<B>>, ProxyError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            tokio::spawn(self.pool.sweeper().run());
-        }
-        let internal = |detail: String| ProxyError::new(ErrorKind::Internal, detail);
+        self.sweep();
         let stream = Patient::new(stream);
         let pressure = stream.pressure();
-        let (sender, connection) =
-            self.http.handshake(TokioIo::new(stream)).await.map_err(|error| internal(error.to_string()))?;
+        let handshake = self.http1.handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|error| internal(error.to_string()))?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -333,52 +435,160 @@ where
             }
             drop(slot);
         });
-        let line = Line { sender, task: task.abort_handle(), in_order: false, pressure };
-        Ok(place.lease(line))
+        Ok(place.lease(Line::Http1(Http1 { sender, task: task.abort_handle(), in_order: false, pressure })))
+    }
+
+    async fn start_http2<T>(
+        &self,
+        http2: &http2::Builder<TokioExecutor>,
+        stream: T,
+        mut slot: Slot<Line<B>>,
+    ) -> Result<Lease<Line<B>>, ProxyError>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.sweep();
+        let handshake = http2.handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|error| {
+            ProxyError::new(ErrorKind::UpstreamReset, format!("the upstream does not begin HTTP/2: {error}"))
+        })?;
+        let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
+        let (calm, calmed) = watch::channel(false);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to an upstream ended with an error");
+                calm.send_replace(exchange::is_calm(&error));
+            }
+            drop(calm);
+            drop(slot);
+        });
+        Ok(place.lease(Line::Http2(Http2 { sender, calmed })))
+    }
+
+    fn sweep(&self) {
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.pool.sweeper().run());
+        }
     }
 }
 
-/// Refuses what hyper lets pass and two readers could read as two things (RFC 9112 §6.1, §6.3), and a 101 that nobody asked
-/// for.
-fn check_head<T>(response: &Response<T>, asked_upgrade: bool) -> Result<(), ProxyError> {
-    let refuse = |why: &'static str| Err(ProxyError::new(ErrorKind::UpstreamProtocol, why));
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
-        return refuse("a response with status 101 to a request without `Upgrade`");
-    }
-    let headers = response.headers();
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() || length.is_some_and(|length| length.as_bytes().contains(&b',')) {
-        return refuse("a response with several values of `Content-Length`");
-    }
-    // hyper reads it only where there is a body.
-    if length.is_some_and(|length| !is_length(length.as_bytes())) {
-        return refuse("a response with a `Content-Length` that is no length");
-    }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(()) };
-    if length.is_some() {
-        return refuse("a response with both `Content-Length` and `Transfer-Encoding`");
-    }
-    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-        return refuse("a response with a `Transfer-Encoding` other than `chunked`");
-    }
-    Ok(())
+fn tls_late() -> ProxyError {
+    ProxyError::new(ErrorKind::TlsTimeout, "TLS was not agreed on in time")
 }
 
-fn is_length(value: &[u8]) -> bool {
-    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.is_some_and(|digits| digits.parse::<u64>().is_ok())
+fn is_forward(hop: Option<(&Parent, Way)>) -> bool {
+    matches!(hop, Some((_, Way::Forward)))
+}
+
+/// Notes how an answer came, and takes a parent's wish for credentials, which is no answer for the client.
+fn through<B: Send + 'static>(
+    mut response: Response<ResponseBody<B>>,
+    hop: Option<(&Parent, Way)>,
+    reused: bool,
+) -> Result<Response<ResponseBody<B>>, SendError<B>> {
+    let Some((parent, way)) = hop else { return Ok(response) };
+    let through = match way {
+        Way::Forward if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            let error = parent.unauthorized(std::mem::take(response.headers_mut()));
+            return Err(SendError { error, request: None });
+        }
+        Way::Forward => Through::Forward,
+        Way::Tunnel | Way::Direct => Through::Tunnel { fresh: !reused },
+    };
+    response.extensions_mut().insert(through);
+    Ok(response)
+}
+
+fn internal(detail: String) -> ProxyError {
+    ProxyError::new(ErrorKind::Internal, detail)
+}
+
+type Answered<B> = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>;
+
+/// One attempt at an exchange.
+struct Attempt<B> {
+    answered: Result<Answered<B>, ProxyError>,
+    kept: Option<Kept<B>>,
+    watch: Option<Arc<Watch>>,
+    /// The upstream ended the whole connection to be asked for less.
+    calmed: bool,
+}
+
+/// What is kept of a request that was given to HTTP/2 in another form, for another attempt.
+struct Kept<B> {
+    head: Parts,
+    /// If it is empty.
+    body: Option<B>,
+}
+
+/// The request again, if nothing of it was sent, or if it `was_refused` and has no body.
+fn whole<B>(message: Option<Request<Outgoing<B>>>, kept: Option<Kept<B>>, was_refused: bool) -> Option<Request<B>>
+where
+    B: Body<Data = Bytes>,
+{
+    match (message, kept) {
+        (Some(message), kept) => {
+            let (head, body) = message.into_parts();
+            let (head, empty) = kept.map_or((head, None), |kept| (kept.head, kept.body));
+            Some(Request::from_parts(head, empty.or_else(|| body.into_inner())?))
+        }
+        (None, Some(Kept { head, body: Some(body) })) if was_refused => Some(Request::from_parts(head, body)),
+        (None, _) => None,
+    }
+}
+
+async fn over_http1<B>(line: &mut Http1<B>, mut request: Request<B>, timeouts: &settings::Timeouts) -> Attempt<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    *request.version_mut() = Version::HTTP_11;
+    let (parts, body) = request.into_parts();
+    let (body, watch) = Outgoing::new(body, Some(&line.pressure));
+    let sent = line.sender.try_send_request(Request::from_parts(parts, body));
+    let answered = tokio::select! {
+        answered = await_head(sent, timeouts.head, watch.as_deref()) => answered,
+        // Without `head` nothing else would end it: not even that the client leaves can be seen behind what is unread.
+        () = line.pressure.stands_still(timeouts.body_idle), if watch.is_some() => Err(ProxyError::new(
+            ErrorKind::HeadTimeout,
+            "the upstream neither takes the request body nor answers",
+        )
+        .at(Some(Bound::BodyIdle))),
+    };
+    Attempt { answered, kept: None, watch, calmed: false }
+}
+
+async fn over_http2<B>(line: &mut Http2<B>, key: &Key, request: Request<B>, head: Duration) -> Attempt<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let as_stream = stream_head(&parts, key);
+    let (body, empty, watch) = if body.is_end_stream() {
+        (Outgoing::empty(), Some(body), None)
+    } else {
+        let (body, watch) = Outgoing::new(body, None);
+        (body, None, watch)
+    };
+    let kept = Some(Kept { head: parts, body: empty });
+    let sent = line.sender.try_send_request(as_stream.map(|()| body));
+    let answered = await_head(sent, head, watch.as_deref()).await;
+    let calmed = match &answered {
+        Ok(Err(failure)) if exchange::broke_off(failure.error()) => line.was_calmed().await,
+        _ => false,
+    };
+    Attempt { answered, kept, watch, calmed }
 }
 
 /// Puts the lease into the body, so that the connection goes back at its end.
 fn deliver<B: Send + 'static>(
-    response: Response<hyper::body::Incoming>,
+    response: Response<Incoming>,
     lease: Lease<Line<B>>,
     host: &HostSettings,
 ) -> Response<ResponseBody<B>> {
     let (parts, incoming) = response.into_parts();
-    let reusable = parts.version == Version::HTTP_11 && !says_close(&parts.headers);
+    let reusable = parts.version == Version::HTTP_2 || parts.version == Version::HTTP_11 && !says_close(&parts.headers);
     let lease = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         lease.detach();
         None
@@ -387,10 +597,4 @@ fn deliver<B: Send + 'static>(
     };
     let body = ResponseBody::new(incoming, lease, reusable, host.timeouts.body_idle);
     Response::from_parts(parts, body)
-}
-
-fn says_close(headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    })
 }

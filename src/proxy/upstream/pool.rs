@@ -6,7 +6,13 @@
 //! connection in use. Whoever finds every slot taken waits in line; what is given back, slot or connection, goes to the
 //! first in line and never past it. A host that has no slot in use is forgotten.
 //!
+//! A connection that carries several exchanges at once is kept apart: every request gets a share of it, and there is one for
+//! each host. Whether a host has such connections is known once the first is open; until then others wait for that one
+//! instead of opening their own.
+//!
 //! One lock for each host, held for a few moves. Nothing is dropped under it that could take it again.
+
+mod shared;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,6 +24,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::shared::SharedLine;
+use super::parent::Way;
 use super::tls::TlsId;
 use crate::core::key::Key;
 
@@ -35,6 +43,10 @@ pub(super) trait Connection: Send + 'static {
     fn is_closed(&self) -> bool;
     /// Closes an idle connection in good order.
     fn retire(self);
+    /// Another hold on the same connection, if it carries several exchanges at once.
+    fn share(&self) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 /// The bounds of each host.
@@ -60,16 +72,19 @@ pub struct PoolStats {
     pub waiting: usize,
 }
 
-/// What connections are shared by: the key, and the TLS settings they were made with.
+/// What connections are shared by: the key, the TLS settings they were made with, the way they take, and whether they may carry several
+/// exchanges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct HostId {
     key: Key,
     tls: TlsId,
+    way: Way,
+    multiplex: bool,
 }
 
 impl Hash for HostId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        HostRef { key: &self.key, tls: self.tls }.hash(state);
+        HostRef { key: &self.key, tls: self.tls, way: self.way, multiplex: self.multiplex }.hash(state);
     }
 }
 
@@ -78,11 +93,15 @@ impl Hash for HostId {
 pub(super) struct HostRef<'a> {
     pub(super) key: &'a Key,
     pub(super) tls: TlsId,
+    /// Straight, or through a parent. Of a key there is one parent at most.
+    pub(super) way: Way,
+    /// Whether a new connection may turn out to carry several exchanges.
+    pub(super) multiplex: bool,
 }
 
 impl papaya::Equivalent<HostId> for HostRef<'_> {
     fn equivalent(&self, id: &HostId) -> bool {
-        self.tls == id.tls && *self.key == id.key
+        self.tls == id.tls && self.way == id.way && self.multiplex == id.multiplex && *self.key == id.key
     }
 }
 
@@ -106,6 +125,12 @@ struct Host<C: Connection> {
 struct State<C: Connection> {
     /// The last to come back is the first to go out.
     idle: Vec<Idle<C>>,
+    /// The connection that everybody shares.
+    shared: Option<SharedLine<C>>,
+    /// The host was found to have none such.
+    single: bool,
+    /// A connection is being opened that may turn out to be shared.
+    deciding: bool,
     /// Slots in use.
     open: usize,
     waiters: VecDeque<Waiter<C>>,
@@ -156,7 +181,7 @@ impl<C: Connection> Pool<C> {
             let known = match hosts.get(&host) {
                 Some(known) => known,
                 None => {
-                    let id = HostId { key: host.key.clone(), tls: host.tls };
+                    let id = HostId { key: host.key.clone(), tls: host.tls, way: host.way, multiplex: host.multiplex };
                     let new = self.shared.host(id.clone());
                     hosts.get_or_insert(id, Arc::new(new))
                 }
@@ -175,7 +200,8 @@ impl<C: Connection> Pool<C> {
             let state = host.state();
             stats.hosts = stats.hosts.saturating_add(1);
             stats.open = stats.open.saturating_add(state.open);
-            stats.idle = stats.idle.saturating_add(state.idle.len());
+            let shared_idle = usize::from(state.shared.as_ref().is_some_and(|shared| shared.leases == 0));
+            stats.idle = stats.idle.saturating_add(state.idle.len()).saturating_add(shared_idle);
             stats.waiting = stats.waiting.saturating_add(state.waiters.len());
         }
         stats
@@ -202,8 +228,12 @@ impl<C: Connection> Drop for Shared<C> {
     fn drop(&mut self) {
         // Tasks of idle connections keep their host alive, so the host's idle connections must be let go here.
         for host in self.hosts.pin().values() {
-            let idle = std::mem::take(&mut host.state().idle);
+            let (idle, shared) = {
+                let mut state = host.state();
+                (std::mem::take(&mut state.idle), state.shared.take())
+            };
             idle.into_iter().for_each(|idle| idle.connection.retire());
+            shared.into_iter().for_each(|shared| shared.connection.retire());
         }
     }
 }
@@ -230,7 +260,16 @@ impl<C: Connection> Sweeper<C> {
 
 impl<C: Connection> Default for State<C> {
     fn default() -> Self {
-        Self { idle: Vec::new(), open: 0, waiters: VecDeque::new(), next_waiter: 0, retired: false }
+        Self {
+            idle: Vec::new(),
+            shared: None,
+            single: false,
+            deciding: false,
+            open: 0,
+            waiters: VecDeque::new(),
+            next_waiter: 0,
+            retired: false,
+        }
     }
 }
 
@@ -247,6 +286,9 @@ impl<C: Connection> Host<C> {
         if state.retired {
             return None;
         }
+        if let Some(lease) = self.share(&mut state, &mut over, now) {
+            return Some(Checkout::Reuse(lease));
+        }
         if !fresh {
             while let Some(idle) = state.idle.pop() {
                 if idle.connection.is_ready() && !self.is_over(&idle, now) {
@@ -258,9 +300,11 @@ impl<C: Connection> Host<C> {
         } else if state.open >= self.bounds.max_connections && !state.idle.is_empty() {
             over.push(state.idle.remove(0).connection);
         }
-        if state.open < self.bounds.max_connections {
+        let decides = self.id.multiplex && !state.single;
+        if state.open < self.bounds.max_connections && !(decides && state.deciding) {
             state.open = state.open.saturating_add(1);
-            return Some(Checkout::Open(Slot { host: Some(Arc::clone(self)) }));
+            state.deciding |= decides;
+            return Some(Checkout::Open(Slot { host: Some(Arc::clone(self)), decides }));
         }
         let (grant, granted) = oneshot::channel();
         let number = state.next_waiter;
@@ -304,26 +348,41 @@ impl<C: Connection> Host<C> {
         state.idle.push(Idle { connection, opened, since: now });
     }
 
-    /// A slot comes back: to the first in line, else it is free.
-    fn release(self: &Arc<Self>) {
+    /// A slot comes back: to the first in line, else it is free. `decides`: nobody came to know of what kind the host's
+    /// connections are.
+    fn release(self: &Arc<Self>, decides: bool) {
         let mut over = Discarded::new();
         let mut state = self.state();
+        if state.shared.as_ref().is_some_and(|shared| shared.connection.is_closed()) {
+            over.extend(state.shared.take().map(|shared| shared.connection));
+        }
         // A slot comes back when a connection has ended, maybe an idle one that its peer closed.
         while let Some(at) = state.idle.iter().position(|idle| idle.connection.is_closed()) {
             over.push(state.idle.remove(at).connection);
         }
-        while let Some(waiter) = state.waiters.pop_front() {
-            match waiter.grant.send(Grant::Slot(Slot { host: Some(Arc::clone(self)) })) {
-                Ok(()) => return,
+        // While somebody else opens a first connection, those in line wait for that one.
+        let awaits_other = state.deciding && !decides && state.open > 1;
+        while !awaits_other && let Some(waiter) = state.waiters.pop_front() {
+            match waiter.grant.send(Grant::Slot(Slot { host: Some(Arc::clone(self)), decides: false })) {
+                Ok(()) => {
+                    if decides {
+                        self.undecided(&mut state);
+                    }
+                    return;
+                }
                 // That one has left: take the slot back without releasing it a second time.
                 Err(Grant::Slot(mut slot)) => drop(slot.host.take()),
                 Err(Grant::Connection(_)) => {}
             }
         }
+        if decides {
+            state.deciding = false;
+        }
         state.open = state.open.saturating_sub(1);
         if state.open == 0 {
             state.retired = true;
             state.idle.drain(..).for_each(|idle| over.push(idle.connection));
+            over.extend(state.shared.take().map(|shared| shared.connection));
             drop(state);
             if let Some(pool) = self.pool.upgrade() {
                 let _ = pool.hosts.pin().remove_if(&self.id, |_, host| Arc::ptr_eq(host, self));
@@ -349,6 +408,9 @@ impl<C: Connection> Host<C> {
         while let Some(at) = state.idle.iter().position(|idle| idle.connection.is_closed() || self.is_over(idle, now)) {
             over.push(state.idle.remove(at).connection);
         }
+        if state.shared.as_ref().is_some_and(|shared| self.rests(shared, now)) {
+            over.extend(state.shared.take().map(|shared| shared.connection));
+        }
     }
 }
 
@@ -363,6 +425,10 @@ impl<C: Connection> Discarded<C> {
     fn push(&mut self, connection: C) {
         self.0.push(connection);
     }
+
+    fn extend(&mut self, connection: Option<C>) {
+        self.0.extend(connection);
+    }
 }
 
 impl<C: Connection> Drop for Discarded<C> {
@@ -375,29 +441,41 @@ impl<C: Connection> Drop for Discarded<C> {
 pub(super) struct Slot<C: Connection> {
     /// `None`: handed on.
     host: Option<Arc<Host<C>>>,
+    /// Others wait to hear of what kind the connection is.
+    decides: bool,
 }
 
 impl<C: Connection> Slot<C> {
-    /// Where a connection of this slot belongs; the slot itself goes into the connection's task.
-    pub(super) fn place(&self) -> Option<Place<C>> {
-        self.host.clone().map(Place)
+    /// Where a connection of this slot belongs; the slot itself goes into the connection's task, and the connection to
+    /// [`Place::lease`] at once.
+    pub(super) fn place(&mut self) -> Option<Place<C>> {
+        let place = self.host.clone().map(|host| Place { host, decides: self.decides });
+        self.decides = false;
+        place
     }
 }
 
 /// Where a new connection belongs.
-pub(super) struct Place<C: Connection>(Arc<Host<C>>);
+pub(super) struct Place<C: Connection> {
+    host: Arc<Host<C>>,
+    decides: bool,
+}
 
 impl<C: Connection> Place<C> {
     /// A new connection, about to be used.
     pub(super) fn lease(&self, connection: C) -> Lease<C> {
-        Lease::new(connection, Instant::now(), &self.0)
+        if self.decides || connection.share().is_some() {
+            self.host.decided(connection)
+        } else {
+            Lease::new(connection, Instant::now(), &self.host)
+        }
     }
 }
 
 impl<C: Connection> Drop for Slot<C> {
     fn drop(&mut self) {
         if let Some(host) = self.host.take() {
-            host.release();
+            host.release(self.decides);
         }
     }
 }
@@ -409,11 +487,17 @@ pub(super) struct Lease<C: Connection> {
     opened: Instant,
     host: Arc<Host<C>>,
     begun: bool,
+    /// A share of this connection.
+    shared: Option<u64>,
 }
 
 impl<C: Connection> Lease<C> {
     fn new(connection: C, opened: Instant, host: &Arc<Host<C>>) -> Self {
-        Self { connection: Some(connection), opened, host: Arc::clone(host), begun: false }
+        Self { connection: Some(connection), opened, host: Arc::clone(host), begun: false, shared: None }
+    }
+
+    fn share(connection: C, opened: Instant, host: &Arc<Host<C>>, number: u64) -> Self {
+        Self { connection: Some(connection), opened, host: Arc::clone(host), begun: false, shared: Some(number) }
     }
 
     /// The connection, for one exchange.
@@ -425,6 +509,9 @@ impl<C: Connection> Lease<C> {
     /// The exchange ended cleanly: the connection goes back when it is ready for another.
     pub(super) fn finish(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
+        if self.shared.is_some() {
+            return connection.retire();
+        }
         if connection.is_ready() {
             return self.host.give_back(connection, self.opened);
         }
@@ -452,7 +539,14 @@ impl<C: Connection> Lease<C> {
 
 impl<C: Connection> Drop for Lease<C> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
+        let connection = self.connection.take();
+        if let Some(number) = self.shared {
+            if let Some(connection) = connection {
+                connection.retire();
+            }
+            return self.host.unshare(number);
+        }
+        if let Some(connection) = connection
             && !self.begun
             && connection.is_ready()
         {
@@ -515,11 +609,16 @@ mod tests {
         }
 
         fn retire(self) {}
+
+        fn share(&self) -> Option<Self> {
+            None
+        }
     }
 
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
     fn open(slot: Slot<Fake>) -> (Lease<Fake>, usize, Arc<AtomicBool>) {
+        let mut slot = slot;
         let place = slot.place().unwrap();
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let ready = Arc::new(AtomicBool::new(true));
@@ -537,7 +636,7 @@ mod tests {
     }
 
     fn checkout(pool: &Pool<Fake>, key: &Key) -> Checkout<Fake> {
-        pool.checkout(HostRef { key, tls: TlsId::PLAIN }, Instant::now(), false)
+        pool.checkout(HostRef { key, tls: TlsId::PLAIN, way: Way::Direct, multiplex: false }, Instant::now(), false)
     }
 
     fn slot(pool: &Pool<Fake>, key: &Key) -> Slot<Fake> {
@@ -597,15 +696,19 @@ mod tests {
     }
 
     #[test]
-    fn scheme_port_and_tls_settings_are_told_apart() {
+    fn scheme_port_tls_settings_and_way_are_told_apart() {
         let pool: Pool<Fake> = Pool::new(bounds(4, 4));
         finish(open(slot(&pool, &key("http://a.example"))).0);
         for other in ["http://a.example:81", "https://a.example:80", "http://b.example"] {
             drop(slot(&pool, &key(other)));
         }
         let http = key("http://a.example");
-        let other_tls = HostRef { key: &http, tls: TlsId::position(0) };
+        let other_tls = HostRef { key: &http, tls: TlsId::position(0), way: Way::Direct, multiplex: false };
         assert!(matches!(pool.checkout(other_tls, Instant::now(), false), Checkout::Open(_)));
+        for way in [Way::Forward, Way::Tunnel] {
+            let other_way = HostRef { key: &http, tls: TlsId::PLAIN, way, multiplex: false };
+            assert!(matches!(pool.checkout(other_way, Instant::now(), false), Checkout::Open(_)), "{way:?}");
+        }
     }
 
     #[test]
@@ -680,7 +783,7 @@ mod tests {
         bounds.max_lifetime = Duration::from_secs(300);
         let (pool, key) = (Pool::new(bounds), key("http://a.example"));
         let at = |seconds| Instant::now() + Duration::from_secs(seconds);
-        let host = HostRef { key: &key, tls: TlsId::PLAIN };
+        let host = HostRef { key: &key, tls: TlsId::PLAIN, way: Way::Direct, multiplex: false };
         finish(open(slot(&pool, &key)).0);
         assert!(matches!(pool.checkout(host, at(59), false), Checkout::Reuse(_)));
         assert!(matches!(pool.checkout(host, at(61), false), Checkout::Open(_)));
@@ -703,7 +806,7 @@ mod tests {
     fn a_fresh_connection_takes_the_place_of_an_idle_one() {
         let (pool, key) = (Pool::new(bounds(1, 4)), key("http://a.example"));
         finish(open(slot(&pool, &key)).0);
-        let host = HostRef { key: &key, tls: TlsId::PLAIN };
+        let host = HostRef { key: &key, tls: TlsId::PLAIN, way: Way::Direct, multiplex: false };
         let Checkout::Wait(mut waiting) = pool.checkout(host, Instant::now(), true) else { panic!("expected to wait") };
         assert!(matches!(now_or_never(&mut waiting), Some(Grant::Slot(_))));
     }

@@ -16,7 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use super::*;
@@ -80,6 +80,7 @@ impl Body for Told {
 
 fn settings() -> settings::Upstream {
     settings::Upstream {
+        http2: true,
         max_connections_per_host: 256,
         max_idle_per_host: 32,
         idle_timeout: LONG,
@@ -88,6 +89,8 @@ fn settings() -> settings::Upstream {
         dns_timeout: LONG,
         platform_roots: false,
         ca_files: Vec::new(),
+        parents: settings::Parents::default(),
+        trusted_holdoffs: Vec::new(),
     }
 }
 
@@ -112,7 +115,14 @@ fn egress(allow_private: bool, own: Vec<SocketAddr>) -> Egress {
 }
 
 fn tls() -> Tls {
-    Tls { min_version: TlsVersion::Tls12, ca_files: Vec::new(), insecure: false }
+    Tls {
+        upgrade: false,
+        min_version: TlsVersion::Tls12,
+        ca_files: Vec::new(),
+        client_cert: None,
+        expected_san: Vec::new(),
+        insecure: false,
+    }
 }
 
 fn host() -> HostSettings {

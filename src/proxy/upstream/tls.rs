@@ -1,22 +1,31 @@
 //! TLS towards upstreams: one rustls configuration for each different `[tls]` of the settings, read at start so that a bad
-//! file stops the program and not a request.
+//! file stops the program and not a request. When one of its files changes, as they do where certificates live for hours, it
+//! is made anew for the connections to come; what cannot be used then is said, and the old one stays.
+
+mod stamp;
+mod verify;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
-use tokio::net::TcpStream;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use self::stamp::Stamp;
+use self::verify::{AnyCertificate, ExpectedIdentity, WrongIdentity};
+use crate::config::secrets;
 use crate::config::settings::{self, Tls, TlsVersion};
 use crate::proxy::error::{ErrorKind, ProxyError};
 
@@ -34,12 +43,44 @@ impl TlsId {
     }
 }
 
+/// How many hosts' sessions are kept for the next handshake, of each configuration.
+const SESSIONS: usize = 256;
+
+/// How often the files of a configuration are looked at, at most.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Every TLS configuration in use.
 pub(super) struct TlsClients {
     provider: Arc<CryptoProvider>,
-    global: Arc<RootCertStore>,
+    /// The machine's roots, if they are trusted.
+    platform: RootCertStore,
+    ca_files: Vec<PathBuf>,
     /// Few; only ever added to, so that a position stays an identity.
-    clients: ArcSwap<Vec<(Tls, Arc<ClientConfig>)>>,
+    clients: ArcSwap<Vec<(Tls, Arc<Client>)>>,
+}
+
+/// One `[tls]`.
+struct Client {
+    files: Vec<PathBuf>,
+    configs: ArcSwap<Configs>,
+    seen: Mutex<Seen>,
+}
+
+/// By what is offered.
+struct Configs {
+    /// HTTP/2, or else HTTP/1.1.
+    any: Arc<ClientConfig>,
+    /// HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
+}
+
+/// What is known of the files.
+struct Seen {
+    /// As they were when the configuration was made.
+    stamp: Stamp,
+    looked: Instant,
+    /// What was said of files that cannot be used.
+    complaint: Option<String>,
 }
 
 impl fmt::Debug for TlsClients {
@@ -54,36 +95,44 @@ impl TlsClients {
     /// # Errors
     /// When a CA file cannot be read or has no certificate in it.
     pub(super) fn new(settings: &settings::Upstream) -> Result<Self, TlsSetupError> {
-        let mut global = RootCertStore::empty();
+        let mut platform = RootCertStore::empty();
         if settings.platform_roots {
-            add_platform_roots(&mut global);
+            add_platform_roots(&mut platform);
         }
-        for file in &settings.ca_files {
-            add_file(&mut global, file)?;
-        }
-        if global.is_empty() {
+        if platform.is_empty() && settings.ca_files.is_empty() {
             tracing::warn!(
                 "no root certificate is trusted: the machine has none and `upstream.ca_files` is empty; \
                  TLS to upstreams without their own `tls.ca_files` will fail"
             );
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(Self { provider, global: Arc::new(global), clients: ArcSwap::default() })
+        let clients = Self {
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            platform,
+            ca_files: settings.ca_files.clone(),
+            clients: ArcSwap::default(),
+        };
+        clients.roots(&[])?;
+        Ok(clients)
     }
 
     /// Makes the configuration of `tls` ready. What is ready already is kept.
     ///
     /// # Errors
-    /// When a CA file cannot be read or has no certificate in it.
+    /// When a file cannot be read or has nothing of use in it.
     pub(super) fn prepare(&self, tls: &Tls) -> Result<(), TlsSetupError> {
         if self.find(tls).is_some() {
             return Ok(());
         }
-        let config = Arc::new(self.config(tls)?);
+        let mut files = if tls.ca_files.is_empty() { self.ca_files.clone() } else { tls.ca_files.clone() };
+        files.extend(tls.client_cert.iter().flat_map(|cert| [cert.cert_file.clone(), cert.key_file.clone()]));
+        // Looked at first, so that a change while they are read is seen later.
+        let seen = Seen { stamp: Stamp::of(&files), looked: Instant::now(), complaint: None };
+        let configs = ArcSwap::from_pointee(self.configs(tls)?);
+        let client = Arc::new(Client { files, configs, seen: Mutex::new(seen) });
         self.clients.rcu(|clients| {
             let mut clients = clients.to_vec();
             if !clients.iter().any(|(known, _)| known == tls) {
-                clients.push((tls.clone(), Arc::clone(&config)));
+                clients.push((tls.clone(), Arc::clone(&client)));
             }
             clients
         });
@@ -95,19 +144,70 @@ impl TlsClients {
         self.clients.load().iter().position(|(known, _)| known == tls).map(TlsId::position)
     }
 
-    /// Agrees on TLS with `host` over `stream`.
-    pub(super) async fn handshake(
+    /// Agrees on TLS with `host` over `stream`; with `multiplex`, HTTP/2 is offered.
+    pub(super) async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
         id: TlsId,
         host: &str,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, ProxyError> {
-        let config = self.clients.load().get(id.0).map(|(_, config)| Arc::clone(config));
-        let Some(config) = config else {
+        stream: T,
+        multiplex: bool,
+    ) -> Result<TlsStream<T>, ProxyError> {
+        let Some((tls, client)) = self.clients.load().get(id.0).cloned() else {
             return Err(ProxyError::new(ErrorKind::Internal, "the host's TLS settings were not prepared"));
         };
+        self.renew(&tls, &client);
+        let configs = client.configs.load();
+        let config = Arc::clone(if multiplex { &configs.any } else { &configs.http1 });
+        drop(configs);
         let name = server_name(host)?;
-        TlsConnector::from(config).connect(name, stream).await.map_err(|error| classify(&error))
+        TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+            let error = classify(&error);
+            if error.kind() == ErrorKind::Identity {
+                tracing::warn!(target: "audit", host, "not the host that was expected: {}", error.detail());
+            }
+            error
+        })
+    }
+
+    /// Makes a configuration anew if its files have changed.
+    fn renew(&self, tls: &Tls, client: &Client) {
+        if client.files.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut seen = client.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(seen.looked) < LOOK {
+            return;
+        }
+        seen.looked = now;
+        let stamp = Stamp::of(&client.files);
+        if stamp == seen.stamp {
+            return;
+        }
+        match self.configs(tls) {
+            Ok(configs) => {
+                client.configs.store(Arc::new(configs));
+                (seen.stamp, seen.complaint) = (stamp, None);
+                tracing::info!(files = ?client.files, "certificates were read again");
+            }
+            // The files may be on their way, one after the other: they are looked at again.
+            Err(error) => {
+                let complaint = error.to_string();
+                if seen.complaint.as_ref() != Some(&complaint) {
+                    tracing::warn!("certificates have changed and cannot be used, so the old ones stay: {complaint}");
+                    seen.complaint = Some(complaint);
+                }
+            }
+        }
+    }
+
+    fn configs(&self, tls: &Tls) -> Result<Configs, TlsSetupError> {
+        let http1 = self.config(tls)?;
+        let mut any = http1.clone();
+        any.alpn_protocols.insert(0, b"h2".to_vec());
+        // A session in which HTTP/2 was agreed on must not be resumed where it is not offered.
+        any.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Configs { any: Arc::new(any), http1: Arc::new(http1) })
     }
 
     fn config(&self, tls: &Tls) -> Result<ClientConfig, TlsSetupError> {
@@ -115,28 +215,47 @@ impl TlsClients {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
         };
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let provider = Arc::clone(&self.provider);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
             .map_err(TlsSetupError::Versions)?;
-        let mut config = if tls.insecure {
-            let anyone = Arc::new(AnyCertificate { provider: Arc::clone(&self.provider) });
-            builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth()
+        let builder = if tls.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
         } else {
-            builder.with_root_certificates(self.roots(tls)?).with_no_client_auth()
+            let roots = Arc::new(self.roots(&tls.ca_files)?);
+            if tls.expected_san.is_empty() {
+                builder.with_root_certificates(roots)
+            } else {
+                let expected = tls.expected_san.clone();
+                let verifier = Arc::new(ExpectedIdentity { provider, roots, expected });
+                builder.dangerous().with_custom_certificate_verifier(verifier)
+            }
         };
+        let mut config = match &tls.client_cert {
+            None => builder.with_no_client_auth(),
+            Some(files) => {
+                let (certificates, key) = secrets::client_certificate(files).map_err(|(of_key, expected)| {
+                    let file = if of_key { &files.key_file } else { &files.cert_file };
+                    TlsSetupError::ClientCertificate { file: file.clone(), expected }
+                })?;
+                builder.with_client_auth_cert(certificates, key).map_err(TlsSetupError::Versions)?
+            }
+        };
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 
-    fn roots(&self, tls: &Tls) -> Result<Arc<RootCertStore>, TlsSetupError> {
-        if tls.ca_files.is_empty() {
-            return Ok(Arc::clone(&self.global));
-        }
-        let mut roots = RootCertStore::empty();
-        for file in &tls.ca_files {
+    /// The roots in `files`, or the global ones.
+    fn roots(&self, files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError> {
+        let (mut roots, files) = match files {
+            [] => (self.platform.clone(), self.ca_files.as_slice()),
+            own => (RootCertStore::empty(), own),
+        };
+        for file in files {
             add_file(&mut roots, file)?;
         }
-        Ok(Arc::new(roots))
+        Ok(roots)
     }
 }
 
@@ -151,6 +270,11 @@ fn server_name(host: &str) -> Result<ServerName<'static>, ProxyError> {
 
 /// A bad certificate is told apart from everything else that can go wrong.
 pub(super) fn classify(error: &io::Error) -> ProxyError {
+    if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) = tls_error(error)
+        && let Some(wrong) = other.0.downcast_ref::<WrongIdentity>()
+    {
+        return ProxyError::new(ErrorKind::Identity, wrong.to_string());
+    }
     let kind = match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
             ErrorKind::TlsCertificate
@@ -210,6 +334,13 @@ pub enum TlsSetupError {
         /// Why.
         error: rustls::Error,
     },
+    /// A client certificate or its key cannot be used.
+    ClientCertificate {
+        /// The file.
+        file: PathBuf,
+        /// What was expected in it.
+        expected: String,
+    },
     /// The protocol versions asked for are not there.
     Versions(rustls::Error),
 }
@@ -224,52 +355,12 @@ impl fmt::Display for TlsSetupError {
             Self::Certificate { file, error } => {
                 write!(f, "expected CA certificates in `{}`, found one that cannot be used: {error}", file.display())
             }
+            Self::ClientCertificate { file, expected } => {
+                write!(f, "expected {expected}, in `{}`", file.display())
+            }
             Self::Versions(error) => write!(f, "no usable TLS version: {error}"),
         }
     }
 }
 
 impl std::error::Error for TlsSetupError {}
-
-/// Accepts every certificate, for hosts with `insecure`. The handshake itself is still verified.
-#[derive(Debug)]
-struct AnyCertificate {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}

@@ -3,14 +3,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Inner};
+use super::{Entry, Glance, Inner};
 use crate::core::cooldown::Events;
-use crate::core::decision::Freeze;
-use crate::core::policy::Policy;
+use crate::core::decision::{Decision, Freeze, NotUntil, Purpose, Reason};
+use crate::core::policy::{Mode, Policy};
 use crate::core::time::Instant;
 use crate::table::snapshot::Snapshot;
 
 impl<X: Send + Sync + 'static> Entry<X> {
+    /// The refusal that [`crate::table::Table::admit`] would give now, without taking a permit, changing or counting anything: where
+    /// several keys are asked, all are asked before one lets pass.
+    pub fn refusal(&self, purpose: Purpose, now: Instant) -> Option<NotUntil> {
+        match self.glance(now) {
+            Glance::Evicted | Glance::Off | Glance::Clear { .. } => return None,
+            Glance::Refused(mode, refusal) => return (mode == Mode::Enforce).then_some(refusal),
+            Glance::Locked => {}
+        }
+        let inner = self.lock_kept()?;
+        let frozen = inner.machine.summary().frozen_until.filter(|until| now < *until);
+        let asked = inner.machine.clone().admit(&inner.policy, purpose, now, &mut Events::default());
+        match (asked, frozen) {
+            (Decision::ShortCircuit(refusal), _) if inner.policy.mode == Mode::Enforce => Some(refusal),
+            (Decision::ShortCircuit(refusal), Some(until)) => {
+                Some(NotUntil { until, wait: until.saturating_since(now), reason: Reason::Manual, ..refusal })
+            }
+            _ => None,
+        }
+    }
+
+    /// Counts a request that was not sent for a [`Entry::refusal`] of this key.
+    pub fn count_short_circuit(&self) {
+        self.counters.count_short_circuit();
+    }
+
     /// An operator sets a cooldown.
     pub fn freeze(&self, length: Duration, now: Instant) -> Freeze {
         if let Some(result) = self.change(now, |machine, policy, events| machine.freeze(policy, length, now, events)) {

@@ -44,6 +44,27 @@ fn a_frozen_key_needs_the_lock_unless_its_cooldown_is_enforced() {
 }
 
 #[test]
+fn a_refusal_that_is_only_asked_for_is_that_of_an_admission_and_changes_nothing() {
+    let (table, _) = table(10, Mode::Enforce);
+    let entry = table.entry(&name("peer").as_ref(), at(100));
+    assert_eq!(entry.refusal(Purpose::Request, at(100)), None);
+    cool(&table, "peer", 5, 100);
+    assert_eq!(entry.refusal(Purpose::Request, at(104)).unwrap().until, at(105));
+    // The probe is free, and stays so.
+    assert_eq!(entry.refusal(Purpose::Request, at(105)), None);
+    assert_eq!(entry.epoch(), 2);
+    assert_eq!(entry.snapshot(at(104)).short_circuited, 0);
+    let _probe = forward(&table, "peer", 105);
+    let refused = entry.refusal(Purpose::Request, at(105)).unwrap();
+    assert_eq!((refused.until, refused.state), (at(106), State::Probing));
+    assert_eq!(entry.refusal(Purpose::Tunnel, at(105)), None);
+    entry.set_policy(policy(Mode::Observe), at(105));
+    assert_eq!(entry.refusal(Purpose::Request, at(105)), None);
+    table.freeze(&name("peer"), Duration::from_secs(9), at(105)).unwrap();
+    assert_eq!(entry.refusal(Purpose::Request, at(106)).unwrap().reason, Reason::Manual);
+}
+
+#[test]
 fn an_evicted_entry_says_so_in_every_mode() {
     for mode in [Mode::Enforce, Mode::Observe, Mode::Off] {
         let (table, _) = table(10, mode);

@@ -7,10 +7,11 @@ use holdoff::core::classify;
 use holdoff::core::cooldown::{Cooldown, Events};
 use holdoff::core::decision::{Decision, Purpose, Reason};
 use holdoff::core::policy::{Hintless, Policy};
-use holdoff::core::signal::{Failure, MAX_RECEIVED, MAX_WAIT, Outcome};
+use holdoff::core::signal::grpc::{self, Code, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS, is_grpc};
+use holdoff::core::signal::{Failure, Field, MAX_RECEIVED, MAX_WAIT, Outcome};
 use holdoff::core::time::Instant;
 use holdoff_fuzz::Head;
-use http::header::{AGE, DATE, RETRY_AFTER};
+use http::header::{AGE, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 
@@ -22,11 +23,24 @@ fuzz_target!(|input: &[u8]| {
             headers.append(name, value);
         }
     }
-    let reading = classify::response(&rules, status, &headers, wall);
-    assert_eq!(reading.status, status);
-    assert!(reading.hint_seen.is_none_or(|hint| hint.wait <= MAX_WAIT));
+    let head = classify::response(&rules, status, &headers, wall);
+    assert_eq!(head.status, status);
+    assert_eq!(head.awaits_trailers(), status.is_success() && is_grpc(&headers) && grpc::read(&headers).is_none());
+
+    // The same fields again as trailers, a second later, and none; where nothing is awaited neither has a say.
+    let second = Duration::from_secs(1);
+    let without = head.clone().with_trailers(&rules, None, second);
+    if head.awaits_trailers() {
+        assert_eq!((&head.outcome, &without.outcome), (&Outcome::Success, &Outcome::Answered));
+        headers.insert(GRPC_STATUS, HeaderValue::from(wall.as_secs() % 17));
+    } else {
+        assert_eq!(without, head);
+    }
+    let reading = head.clone().with_trailers(&rules, Some(&headers), second);
+    assert!(!reading.awaits_trailers() && reading.hint_seen.is_none_or(|hint| hint.wait <= MAX_WAIT));
 
     let named = reading.hint_seen.is_some();
+    let status = reading.grpc_code().map_or(status, Code::counts_as);
     let (is_limited, may_be_unavailable) = (rules.statuses.contains(&status), rules.unavailable.contains(&status));
     match &reading.outcome {
         Outcome::Signal(signal) => {
@@ -36,7 +50,8 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(signal.hint, reading.hint_seen.filter(|_| rules.trust_hints));
             let shown = signal.received.as_deref().unwrap_or_default();
             assert!(shown.len() <= MAX_RECEIVED && shown.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{shown}");
-            assert_eq!(shown.is_empty(), !headers.contains_key(RETRY_AFTER));
+            let has_pushback = reading.grpc_code().is_some() && headers.contains_key(GRPC_RETRY_PUSHBACK_MS);
+            assert_eq!(shown.is_empty(), !headers.contains_key(RETRY_AFTER) && !has_pushback);
         }
         Outcome::Neutral => assert!(is_limited && !named && rules.hintless == Hintless::Ignore),
         Outcome::Failing(failure) => {
@@ -48,17 +63,23 @@ fuzz_target!(|input: &[u8]| {
         other => panic!("{status} is {other:?}"),
     }
     if !is_limited && !may_be_unavailable {
-        assert!(!named && reading.errors().next().is_none(), "a field that does not matter is not read");
+        let odd = reading.errors().any(|(field, _)| field != Field::GrpcStatus);
+        assert!(!named && !odd, "a field that does not matter is not read");
     }
 
-    // Nothing but three fields has a say.
+    // Nothing but six fields has a say.
     let mut fewer = HeaderMap::new();
-    for name in [RETRY_AFTER, DATE, AGE] {
+    for name in [RETRY_AFTER, DATE, AGE, CONTENT_TYPE, GRPC_STATUS, GRPC_RETRY_PUSHBACK_MS] {
         for value in headers.get_all(&name) {
             fewer.append(&name, value.clone());
         }
     }
-    assert_eq!(classify::response(&rules, status, &fewer, wall), reading);
+    let again = if head.awaits_trailers() {
+        head.with_trailers(&rules, Some(&fewer), second)
+    } else {
+        classify::response(&rules, head.status, &fewer, wall)
+    };
+    assert_eq!(again, reading);
 
     // The key cools if and only if it is a signal, within the caps.
     let policy = Policy { signals: rules, ..Policy::default() };

@@ -129,7 +129,7 @@ enum Clock {
 
 #[derive(Arbitrary, Debug)]
 enum Call {
-    Admit { tunnel: bool },
+    Admit { what: u8 },
     Observe { which: u8, outcome: RawOutcome, draw: u64 },
     Cancel { which: u8 },
     Freeze(Span),
@@ -162,17 +162,17 @@ fuzz_target!(|input: Input| {
         let live = before.cooling.filter(|(deadline, _)| now < *deadline);
         let events = &mut Events::default();
         match call {
-            Call::Admit { tunnel } => {
-                let purpose = if *tunnel { Purpose::Tunnel } else { Purpose::Request };
+            Call::Admit { what } => {
+                let purpose = [Purpose::Request, Purpose::Tunnel, Purpose::Session][usize::from(*what % 3)];
                 let decision = machine.admit(policy, purpose, now, events);
                 if let Some((deadline, reason)) = live {
                     let Decision::ShortCircuit(refusal) = decision else { panic!("admitted before the deadline") };
                     assert_eq!((refusal.until, refusal.reason, refusal.state), (deadline, reason, State::Cooling));
                 }
                 if before.clear {
-                    assert!(
-                        matches!(decision, Decision::Forward(admission) if admission.kind() == AdmissionKind::Plain)
-                    );
+                    let plain =
+                        matches!(decision, Decision::Forward(admission) if admission.kind() == AdmissionKind::Plain);
+                    assert!(plain || (decision == Decision::Pass && purpose == Purpose::Session));
                 }
                 match decision {
                     Decision::Forward(admission) => {
@@ -183,7 +183,7 @@ fuzz_target!(|input: Input| {
                             machine.cancel(policy, admission, events);
                         }
                     }
-                    Decision::Pass => assert!(*tunnel),
+                    Decision::Pass => assert_ne!(purpose, Purpose::Request),
                     Decision::ShortCircuit(refusal) => {
                         assert_eq!(refusal.wait, refusal.until.saturating_since(now));
                         let ends = now.as_nanos() > u64::MAX - 1_000_000_000;

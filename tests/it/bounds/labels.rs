@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::{Peer, connect_twice};
 use crate::support::client::{Answer, Client};
+use crate::support::http2::frame;
 use crate::support::origin::{Origin, Reply, message, ok};
 use crate::support::program::Program;
 use crate::support::sidecar::Holdoff;
@@ -480,4 +481,17 @@ async fn addresses_of_one_name_are_bounded() {
     assert!([200, 502].contains(&answer.status), "{}", answer.text());
     let counted = super::sample(sidecar.address("admin"), "holdoff_bounds_reached_total{bound=\"addresses\"}").await;
     assert_eq!(counted, 1.0);
+}
+
+#[tokio::test]
+async fn http2_flood_is_counted_and_ends_the_connection() {
+    let holdoff = Holdoff::start("").await;
+    let mut client = holdoff.client().await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frame(4, 0, 0, &[])).await;
+    // A head that goes on and on, in pieces without anything in them, and never ends.
+    client.send(frame(1, 0, 1, &[0x82])).await;
+    let _ = client.try_send(frame(9, 0, 1, &[]).repeat(10_000)).await;
+    reaches(&holdoff, Bound::Http2Flood, 1.0).await;
+    client.finish().await;
 }

@@ -2,14 +2,25 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::within;
 
+/// What a client speaks over.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl std::fmt::Debug for dyn Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
 /// One connection.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
@@ -59,9 +70,15 @@ impl Client {
         Self::over(stream)
     }
 
-    /// A client on a connection that is there.
-    pub fn over(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new() }
+    /// Speaks over a connection that is open.
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new() }
+    }
+
+    /// The connection itself, with nothing read from it that was not given out.
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        assert!(self.buffer.is_empty(), "expected nothing more, found {:?}", String::from_utf8_lossy(&self.buffer));
+        self.stream
     }
 
     /// Writes bytes.

@@ -122,11 +122,27 @@ impl Origin {
         Self::start_with(script, Some(tls)).await
     }
 
+    /// An origin over TLS at a socket of the caller's.
+    pub fn serve_tls(
+        listener: TcpListener,
+        tls: tokio_rustls::TlsAcceptor,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(listener, script, Some(tls))
+    }
+
     async fn start_with(
         script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
         tls: Option<tokio_rustls::TlsAcceptor>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), script, tls)
+    }
+
+    fn serve(
+        listener: TcpListener,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+        tls: Option<tokio_rustls::TlsAcceptor>,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));

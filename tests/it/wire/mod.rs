@@ -9,6 +9,7 @@ mod connections;
 mod destinations;
 mod fields;
 mod framing;
+mod http2;
 mod messages;
 mod peer;
 mod semantics;
