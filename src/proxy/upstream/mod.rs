@@ -289,7 +289,14 @@ where
                 Ok(response) => {
                     return match check_head(&response, asked_upgrade) {
                         Ok(()) => through(deliver(response, lease, to.host), hop, reused),
-                        Err(error) => Err(SendError { error, request: None }),
+                        // Who passes it on should have refused it (RFC 9112 §6.3).
+                        Err(error) => {
+                            let error = match hop {
+                                Some((parent, Way::Forward)) => parent.failed(error),
+                                _ => error,
+                            };
+                            Err(SendError { error, request: None })
+                        }
                     };
                 }
                 Err(failure) => failure,

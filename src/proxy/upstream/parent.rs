@@ -144,7 +144,9 @@ impl Parent {
         uri.scheme = Some(http::uri::Scheme::HTTP);
         uri.authority = Authority::try_from(authority).ok();
         head.uri = Uri::from_parts(uri).unwrap_or_default();
-        if let Some(authorization) = &self.authorization {
+        // The answer to a TRACE shows its fields, the parent's own to one with `Max-Forwards` as well: nothing secret goes into
+        // it (RFC 9110 §9.3.8).
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| head.method != Method::TRACE) {
             head.headers.insert(PROXY_AUTHORIZATION, authorization.clone());
         }
     }
@@ -195,7 +197,9 @@ impl Parent {
             if !status.is_success() {
                 return Err(self.refused(status, response.into_parts().0.headers));
             }
-            hyper::upgrade::on(response).await.map_err(|error| broke(&error))
+            // hyper sees no tunnel behind a 204 or 205.
+            let odd = |_| self.failed(ProxyError::new(ErrorKind::UpstreamProtocol, no_tunnel(status)));
+            hyper::upgrade::on(response).await.map_err(odd)
         };
         // The connection's end is told to the exchange by what it waits for.
         let drive = async {
@@ -289,6 +293,10 @@ impl Parent {
         };
         self.error(kind, &text, at)
     }
+}
+
+fn no_tunnel(status: StatusCode) -> String {
+    format!("CONNECT was answered with {}, behind which there is no tunnel", status.as_u16())
 }
 
 /// `host:port`, the port never left out.
