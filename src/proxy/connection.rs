@@ -384,6 +384,8 @@ struct Watch<'a> {
     every: Duration,
     /// The number of requests at the last tick, if it was idle.
     idle_at: Option<u64>,
+    /// The same, if there was a request without its whole answer.
+    asked_at: Option<u64>,
     /// Bytes written at the last tick, if a write was waiting, and since when.
     stalled: Option<(u64, Instant)>,
     drained: bool,
@@ -399,7 +401,7 @@ impl<'a> Watch<'a> {
             TICK.min(header.checked_div(4).unwrap_or(TICK)).max(Duration::from_millis(5))
         };
         let tick = Box::pin(tokio::time::sleep(every));
-        Self { context, wire, tick, every, idle_at: None, stalled: None, drained: false }
+        Self { context, wire, tick, every, idle_at: None, asked_at: None, stalled: None, drained: false }
     }
 
     /// Whether the end has begun; says so once per state of the connection.
@@ -432,6 +434,11 @@ impl<'a> Watch<'a> {
         } else {
             self.idle_at = None;
         }
+        let asked = self.wire.awaits_answer().then(|| self.wire.exchanges());
+        if asked.is_some() && self.asked_at == asked {
+            self.wire.doubt();
+        }
+        self.asked_at = asked;
         self.stalled = match (self.wire.stalled_at(), self.stalled) {
             (Some(at), Some((before, since))) if at == before => Some((at, since)),
             (Some(at), _) => Some((at, Instant::now())),

@@ -15,6 +15,7 @@ use crate::synthetic::{HOLDOFF, PROXY_STATUS, strip_marks};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 
 /// The options of every `Connection` field. Empty list elements are tolerated (RFC 9110 §5.6.1.2).
 pub(super) fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
@@ -303,8 +304,8 @@ fn may_trail(name: &HeaderName) -> bool {
 
 fn is_of_connection(name: &HeaderName) -> bool {
     [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
-        // A challenge of the upstream as a proxy is for us, and we have no answer to it.
-        || *name == PROXY_AUTHENTICATE
+        // What the upstream says as a proxy about credentials is for us (RFC 9110 §11.7), and we have no answer to it.
+        || [PROXY_AUTHENTICATE, PROXY_AUTHENTICATION_INFO].contains(name)
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {

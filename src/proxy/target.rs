@@ -92,6 +92,8 @@ pub(super) fn authority(key: &Key) -> String {
 /// The target in origin-form, as an upstream gets it: path and query byte for byte.
 pub(super) fn origin_form(uri: &Uri) -> PathAndQuery {
     match uri.path_and_query() {
+        // `http://host#fragment` has an empty path, which shows as `/` and would be sent as nothing.
+        Some(path) if path.as_str() == "/" => root(),
         Some(path) if path.as_str().starts_with('/') => path.clone(),
         // `http://host?query`
         Some(path) => format!("/{}", path.as_str()).parse().unwrap_or_else(|_| root()),
@@ -219,8 +221,11 @@ mod tests {
             ("http://a?q=1", "/?q=1"),
             ("http://a/%7Eb/../c;d?e=%2F&f", "/%7Eb/../c;d?e=%2F&f"),
             ("http://a//b?", "//b?"),
+            ("http://a#fragment", "/"),
         ] {
-            assert_eq!(origin_form(&target.parse().unwrap()).as_str(), expected, "{target}");
+            let path = origin_form(&target.parse().unwrap());
+            assert_eq!(path.as_str(), expected, "{target}");
+            assert_eq!(Uri::from(path).to_string(), expected, "what is sent for {target}");
         }
     }
 

@@ -3,14 +3,14 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -91,19 +91,27 @@ impl Transport {
         }
     }
 
+    /// Whether the client has closed its side, however much of what it sent before is unread. A stream cannot tell.
+    pub(super) fn has_left(&self, cx: &mut Context<'_>) -> bool {
+        let Some(socket) = self.socket() else { return false };
+        let ready = pin!(socket.ready(Interest::READABLE)).poll(cx);
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
+    /// The socket below.
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Socket(socket) => Some(socket),
+            Self::Stream(_) => None,
+            Self::Secure(stream) => stream.get_ref().0.inner.socket(),
+        }
+    }
+
     /// Sees to it that dropping this looks like an accident to the client. TLS and streams do so by themselves: the
     /// `close_notify`, or the end of the stream, is missing.
     pub(super) fn set_reset(&self) {
-        let mut transport = self;
-        loop {
-            match transport {
-                Self::Socket(socket) => {
-                    let _ = socket.set_zero_linger();
-                    return;
-                }
-                Self::Stream(_) => return,
-                Self::Secure(stream) => transport = &stream.get_ref().0.inner,
-            }
+        if let Some(socket) = self.socket() {
+            let _ = socket.set_zero_linger();
         }
     }
 }

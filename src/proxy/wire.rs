@@ -1,7 +1,7 @@
 //! What hyper's server cannot do, between it and the socket.
 //!
 //! [`ClientIo`] is the socket as hyper sees it. It knows from the service, through the shared [`Wire`], whether an exchange
-//! is going on, and with that it does four things:
+//! is going on, and with that it does five things:
 //!
 //! - It writes the 1xx answers of the upstream before the final one. hyper flushes its transport whenever it has nothing
 //!   of its own to write, and every byte of hyper's passes here, so queued bytes always go out first and between messages.
@@ -10,6 +10,8 @@
 //! - It keeps the bytes of the head until the service has looked at them: hyper drops what a strict reader has to refuse
 //!   (`Content-Length` beside `Transfer-Encoding`, bare line feeds). A chunked body that is malformed breaks off here.
 //! - It keeps account of writes that do not move, for the driver to end.
+//! - It notices that a client has left which has sent more requests than one: hyper looks for the end of a connection only
+//!   when nothing is left to parse, and would wait for the upstream as long as that likes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -58,6 +60,8 @@ pub(super) struct Wire {
     refused: AtomicBool,
     /// The upstream sends 1xx answers without end.
     flooded: AtomicBool,
+    /// The client may have left: to be looked for.
+    doubted: AtomicBool,
     /// Whether a write is waiting for the client.
     pressure: Backpressure,
     /// For how long a write may wait, in milliseconds; 0: for ever.
@@ -134,6 +138,7 @@ impl Wire {
             respell: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             pressure: Backpressure::default(),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -322,6 +327,16 @@ impl Wire {
     /// Whether some bytes of a head have come.
     pub(super) fn has_partial_head(&self) -> bool {
         self.lock().read_some
+    }
+
+    /// Whether the request was read whole, and its answer is still to come or to end.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == ASKED && self.body_is_read()
+    }
+
+    /// When the connection is next polled, it is looked whether the client is still there.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn set_patience(&self, patience: Duration) {
@@ -538,6 +553,9 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.wire.doubted.swap(false, Ordering::Relaxed) && this.wire.awaits_answer() && this.stream.has_left(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         // What was queued while hyper was writing is thrown away here if its final head was among what hyper wrote.
         if this.mid && this.poll_queue(cx).is_ready() {
             this.mid = false;

@@ -161,6 +161,23 @@ async fn a_request_that_came_through_us_already_is_a_loop() {
 }
 
 #[tokio::test]
+async fn a_request_that_came_through_us_already_is_a_loop_on_a_reverse_port_too() {
+    let origin = Origin::start(|_| ok("fine")).await;
+    let holdoff = Holdoff::start(&format!(
+        "[listen]\naddress = [\"127.0.0.1:0\"]\nname = \"edge-7\"\n\
+         [[reverse]]\naddress = [\"127.0.0.1:0\"]\nupstream = \"{}\"\n",
+        origin.url()
+    ))
+    .await;
+    let mut client = Client::connect(holdoff.reverse(0)).await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 other\r\nvia: 1.0 EDGE-7 (again)\r\n\r\n").await;
+    names(&client.answer("GET").await, 508, "destination", "client", "proxy_loop_detected");
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 edge-77\r\n\r\n").await;
+    assert_eq!(client.answer("GET").await.text(), "fine");
+    assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test]
 async fn a_browser_on_the_proxy_port_is_told_how_to_use_it() {
     let holdoff = Holdoff::start("").await;
     let mut client = holdoff.client().await;

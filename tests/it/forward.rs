@@ -127,6 +127,30 @@ async fn our_marks_cannot_be_spoofed_by_a_peer_or_a_client() {
 }
 
 #[tokio::test]
+async fn our_marks_are_taken_off_requests_and_off_interim_answers_in_every_spelling() {
+    const MARKS: &str = "hOLDOFF: short-circuit\r\nProxy-Status: cdn, EDGE-7; error=x\r\nPROXY-status: \"edge-7\"\r\n";
+    let origin = Origin::start(|_| {
+        let early = format!("HTTP/1.1 103 Early Hints\r\n{MARKS}Link: </a>\r\n\r\n");
+        Reply::Bytes([early.into_bytes(), message(200, "OK", &[], "fine")].concat())
+    })
+    .await;
+    let holdoff = Holdoff::start("[listen]\naddress = [\"127.0.0.1:0\"]\nname = \"edge-7\"\n").await;
+    let mut client = holdoff.client().await;
+    client.send(format!("GET {}/ HTTP/1.1\r\nHost: {}\r\n{MARKS}\r\n", origin.url(), origin.address())).await;
+    let early = client.answer("GET").await;
+    assert_eq!(
+        (early.status, early.field("link"), early.field("proxy-status")),
+        (103, "</a>", "cdn"),
+        "{}",
+        early.head
+    );
+    assert!(early.fields("holdoff").is_empty(), "{}", early.head);
+    assert_eq!(client.answer("GET").await.text(), "fine");
+    let seen = origin.last();
+    assert_eq!((seen.field("holdoff"), seen.fields("proxy-status")), (None, vec!["cdn"]));
+}
+
+#[tokio::test]
 async fn a_body_behind_a_short_circuit_is_never_read_as_the_next_request() {
     let origin =
         Origin::start(|seen| if seen.number == 0 { crate::support::origin::limited("60") } else { ok("no") }).await;

@@ -210,17 +210,13 @@ where
     }
 }
 
-/// The head did not come in time.
-#[derive(Debug)]
-pub(super) struct HeadLate;
-
 /// Waits for a response head. The time runs while the upstream is to move: from the request's last piece on, and between
 /// pieces that it does not take, not while the client is slow with its body.
 pub(super) async fn await_head<F: Future>(
     head: F,
     bound: Duration,
     watch: Option<&Watch>,
-) -> Result<F::Output, HeadLate> {
+) -> Result<F::Output, ProxyError> {
     if bound.is_zero() {
         return Ok(head.await);
     }
@@ -231,7 +227,7 @@ pub(super) async fn await_head<F: Future>(
             Ok(answered) => return Ok(answered),
             Err(_) => match watch.and_then(|watch| watch.later(bound)) {
                 Some(until) => wait = until.saturating_duration_since(Instant::now()),
-                None => return Err(HeadLate),
+                None => return Err(ProxyError::new(ErrorKind::HeadTimeout, "no response head in time")),
             },
         }
     }

@@ -45,7 +45,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::exchange::{HeadLate, Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
+use self::exchange::{Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
 use self::link::Hop;
 use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
@@ -54,7 +54,7 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, KeyRef, Scheme};
-use crate::metrics::Metrics;
+use crate::metrics::{Bound, Metrics};
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
 
@@ -277,13 +277,15 @@ where
                 return Err(SendError { error, request: Some(Box::new(request)) });
             };
             let Attempt { answered, kept, watch, calmed } = match line {
-                Line::Http1(line) => over_http1(line, request, timeouts.head).await,
+                Line::Http1(line) => over_http1(line, request, timeouts).await,
                 Line::Http2(line) => over_http2(line, to.key, request, timeouts.head).await,
             };
-            let Ok(answered) = answered else {
-                let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
-                let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
-                return Err(SendError { error, request: None });
+            let answered = match answered {
+                Ok(answered) => answered,
+                Err(error) => {
+                    let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
+                    return Err(SendError { error, request: None });
+                }
             };
             let mut failure = match answered {
                 Ok(response) => {
@@ -512,7 +514,7 @@ type Answered<B> = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>
 
 /// One attempt at an exchange.
 struct Attempt<B> {
-    answered: Result<Answered<B>, HeadLate>,
+    answered: Result<Answered<B>, ProxyError>,
     kept: Option<Kept<B>>,
     watch: Option<Arc<Watch>>,
     /// The upstream ended the whole connection to be asked for less.
@@ -542,7 +544,7 @@ where
     }
 }
 
-async fn over_http1<B>(line: &mut Http1<B>, mut request: Request<B>, head: Duration) -> Attempt<B>
+async fn over_http1<B>(line: &mut Http1<B>, mut request: Request<B>, timeouts: &settings::Timeouts) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -551,7 +553,16 @@ where
     let (parts, body) = request.into_parts();
     let (body, watch) = Outgoing::new(body, Some(&line.pressure));
     let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch, calmed: false }
+    let answered = tokio::select! {
+        answered = await_head(sent, timeouts.head, watch.as_deref()) => answered,
+        // Without `head` nothing else would end it: not even that the client leaves can be seen behind what is unread.
+        () = line.pressure.stands_still(timeouts.body_idle), if watch.is_some() => Err(ProxyError::new(
+            ErrorKind::HeadTimeout,
+            "the upstream neither takes the request body nor answers",
+        )
+        .at(Some(Bound::BodyIdle))),
+    };
+    Attempt { answered, kept: None, watch, calmed: false }
 }
 
 async fn over_http2<B>(line: &mut Http2<B>, key: &Key, request: Request<B>, head: Duration) -> Attempt<B>

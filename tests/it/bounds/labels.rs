@@ -10,8 +10,9 @@ use holdoff::metrics::Bound;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
-use super::Peer;
+use super::{Peer, connect_twice};
 use crate::support::client::{Answer, Client};
+use crate::support::http2::frame;
 use crate::support::origin::{Origin, Reply, message, ok};
 use crate::support::program::Program;
 use crate::support::sidecar::Holdoff;
@@ -319,6 +320,36 @@ async fn body_idle_ends_a_body_of_either_side_that_stands_still() {
 }
 
 #[tokio::test]
+async fn body_idle_ends_an_upload_that_the_host_neither_takes_nor_answers() {
+    let holdoff = Holdoff::start("[defaults.timeouts]\nbody_idle = \"400ms\"\n").await;
+    let peer = Peer::start(|stream| async move {
+        let _held = stream;
+        std::future::pending().await
+    })
+    .await;
+    let head = format!("POST http://{0}/ HTTP/1.1\r\nHost: {0}\r\nContent-Length: {1}\r\n\r\n", peer.address, 1 << 30);
+    let piece = vec![b'x'; 1 << 16];
+    // The client goes on for as long as it can.
+    let (read, mut write) = connect_twice(holdoff.proxy()).await;
+    write.write_all(head.as_bytes()).await.unwrap();
+    let upload = {
+        let piece = piece.clone();
+        tokio::spawn(async move { while write.write_all(&piece).await.is_ok() {} })
+    };
+    let answer = Client::over(read).answer("POST").await;
+    assert_eq!((answer.status, answer.field("connection")), (504, "close"), "{}", answer.head);
+    assert!(answer.field("holdoff").contains("kind=head_timeout"), "{}", answer.head);
+    upload.abort();
+    reaches(&holdoff, Bound::BodyIdle, 1.0).await;
+    // It leaves; its end stands behind what nobody reads.
+    let (_, mut write) = connect_twice(holdoff.proxy()).await;
+    write.write_all(head.as_bytes()).await.unwrap();
+    while tokio::time::timeout(Duration::from_millis(100), write.write(&piece)).await.is_ok() {}
+    drop(write);
+    reaches(&holdoff, Bound::BodyIdle, 2.0).await;
+}
+
+#[tokio::test]
 async fn tunnel_idle_ends_a_silent_tunnel() {
     let peer = Peer::start(|mut stream| async move {
         let _ = stream.read(&mut [0; 1]).await;
@@ -450,4 +481,17 @@ async fn addresses_of_one_name_are_bounded() {
     assert!([200, 502].contains(&answer.status), "{}", answer.text());
     let counted = super::sample(sidecar.address("admin"), "holdoff_bounds_reached_total{bound=\"addresses\"}").await;
     assert_eq!(counted, 1.0);
+}
+
+#[tokio::test]
+async fn http2_flood_is_counted_and_ends_the_connection() {
+    let holdoff = Holdoff::start("").await;
+    let mut client = holdoff.client().await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frame(4, 0, 0, &[])).await;
+    // A head that goes on and on, in pieces without anything in them, and never ends.
+    client.send(frame(1, 0, 1, &[0x82])).await;
+    let _ = client.try_send(frame(9, 0, 1, &[]).repeat(10_000)).await;
+    reaches(&holdoff, Bound::Http2Flood, 1.0).await;
+    client.finish().await;
 }

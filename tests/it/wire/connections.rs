@@ -454,3 +454,22 @@ async fn rfc9112_9_8_tls_closure_behind_a_whole_message_does_no_harm() {
     let (answer, _) = over_tls("HTTP/1.1 200 OK\r\nContent-", false, "1.1").await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_behind_requests_in_a_row_is_noticed() {
+    let host = Host::start().await;
+    let stage = Stage::with(host.address, "[limits]\nheader_timeout = \"2s\"\n").await;
+    for door in stage.doors() {
+        // With and without something behind the request that the host does not answer, more than is read at a time.
+        for behind in ["", "GET / HTTP/1.1\r\n", &door.head("GET", "/second", "").repeat(200)] {
+            let mut client = door.client().await;
+            client.send(door.head("GET", "/first", "")).await;
+            let mut line = host.accept().await;
+            line.until("\r\n\r\n").await;
+            client.try_send(behind).await;
+            drop(client);
+            line.ends().await;
+            assert_eq!(line.buffer, b"", "{} {:.20}", door.name, behind);
+        }
+    }
+}

@@ -408,6 +408,20 @@ async fn a_listener_on_every_address_is_ours_at_every_address() {
 }
 
 #[tokio::test]
+async fn a_listener_on_ipv6_is_ours_in_every_spelling() {
+    for (listen, hosts) in [
+        ("[::1]", &["[::1]", "[0:0:0:0:0:0:0:1]", "[0::0001]"][..]),
+        ("[::]", &["[::1]", "127.0.0.1", "127.0.0.2", "[::ffff:127.0.0.1]", "localhost"][..]),
+    ] {
+        let clients = "clients = [\"127.0.0.0/8\", \"::1/128\"]\n[egress]\nprivate = \"allow\"";
+        let holdoff = Holdoff::start(&format!("[listen]\naddress = [\"{listen}:0\"]\n{clients}\n")).await;
+        for host in hosts {
+            is_refused(&holdoff, &format!("{host}:{}", holdoff.proxy().port()), 508, "own_listener", None).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn trap_own_address_by_redirect() {
     let (holdoff, ports) = with_every_listener("127.0.0.1", "127.0.0.1", "").await;
     let mut targets: Vec<String> =

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::peer::Echo;
 use crate::support::client::{Answer, Client};
 use crate::support::host::Host;
 use crate::support::origin::{Origin, Reply, answer, limited, ok};
@@ -167,10 +168,9 @@ async fn rfc9110_7_7_target_unchanged() {
         ("/a;b=c,d:e@f!$&'()*+=~", "/a;b=c,d:e@f!$&'()*+=~"),
         ("/?b=2&a=1&&a=%20+&=", "/?b=2&a=1&&a=%20+&="),
         ("//double", "//double"),
-        ("/q?http://evil/?x#", "/q?http://evil/?x"),
+        ("/q?http://evil/?x", "/q?http://evil/?x"),
     ] {
-        let path = target.trim_end_matches('#');
-        client.send(format!("GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        client.send(format!("GET http://{host}{target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert_eq!(client.answer("GET").await.status, 200, "{target}");
         assert_eq!((origin.last().target(), origin.last().field("host")), (sent, Some(host.to_string().as_str())));
     }
@@ -179,6 +179,19 @@ async fn rfc9110_7_7_target_unchanged() {
     client.send(format!("GET http://{named}/ HTTP/1.1\r\nHost: {named}\r\n\r\n")).await;
     assert_eq!(client.answer("GET").await.status, 200);
     assert_eq!(origin.last().field("host"), Some(named.as_str()));
+}
+
+#[tokio::test]
+async fn rfc9110_7_7_target_unchanged_so_that_one_with_a_fragment_is_refused() {
+    let echo = Echo::start().await;
+    for door in echo.stage.doors() {
+        for path in ["/#", "/a#b", "/a?x#y", "#b", "#/a"] {
+            // On a reverse port `#b` alone is no target at all.
+            echo.refuses(door, door.head("GET", path, ""), 400).await;
+        }
+        echo.refuses(door, format!("GET http://{}#b HTTP/1.1\r\nHost: {}\r\n\r\n", door.host, door.host), 400).await;
+        echo.refuses(door, door.head("OPTIONS", "/#", ""), 400).await;
+    }
 }
 
 #[tokio::test]
@@ -498,6 +511,20 @@ async fn rfc9110_11_7_407_carries_proxy_authenticate() {
         assert_eq!(got.status, 407);
         assert!(got.field("proxy-authenticate").starts_with("Basic realm="), "{}", got.head);
     }
+}
+
+#[tokio::test]
+async fn rfc9110_11_7_407_carries_proxy_authenticate_of_ours_and_never_a_hosts() {
+    let fields = [
+        ("Proxy-Authenticate", "Basic realm=\"host\""),
+        ("Proxy-Authentication-Info", "nextnonce=1"),
+        ("Authentication-Info", "nextnonce=2"),
+    ];
+    let origin = Origin::start(move |_| answer(407, "Proxy Authentication Required", &fields, "whose?")).await;
+    let got = Holdoff::start("").await.get(&origin.url()).await;
+    assert_eq!((got.status, got.text(), got.field("authentication-info")), (407, "whose?", "nextnonce=2"));
+    assert!(got.fields("proxy-authenticate").is_empty(), "{}", got.head);
+    assert!(got.fields("proxy-authentication-info").is_empty(), "{}", got.head);
 }
 
 #[tokio::test]
