@@ -22,7 +22,7 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -31,7 +31,7 @@ use tokio_socks::tcp::Socks5Stream;
 
 use super::link::{Hop, Link};
 use super::tls::{TlsClients, TlsId, TlsSetupError};
-use super::{Target, exchange};
+use super::{ResponseBody, SendError, Target, exchange};
 use crate::config::settings::{self, Credentials, ParentScheme, Tls};
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
@@ -293,6 +293,25 @@ impl Parent {
         };
         self.error(kind, &text, at)
     }
+}
+
+/// Notes how an answer came, and takes a parent's wish for credentials, which is no answer for the client.
+pub(super) fn through<B: Send + 'static>(
+    mut response: Response<ResponseBody<B>>,
+    hop: Option<(&Parent, Way)>,
+    reused: bool,
+) -> Result<Response<ResponseBody<B>>, SendError<B>> {
+    let Some((parent, way)) = hop else { return Ok(response) };
+    let through = match way {
+        Way::Forward if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            let error = parent.unauthorized(std::mem::take(response.headers_mut()));
+            return Err(SendError { error, request: None });
+        }
+        Way::Forward => Through::Forward,
+        Way::Tunnel | Way::Direct => Through::Tunnel { fresh: !reused },
+    };
+    response.extensions_mut().insert(through);
+    Ok(response)
 }
 
 fn no_tunnel(status: StatusCode) -> String {
