@@ -8,6 +8,7 @@ use super::hosts::{shadowed, target_text};
 use super::reader::{Reader, Section};
 use super::settings::{HostPattern, Hosts, ListenAddress, Settings, is_loopback};
 use super::tables::admits_everyone;
+use crate::core::key::Scheme;
 use crate::core::policy::PolicyError;
 
 /// The most shadowed patterns named.
@@ -139,11 +140,35 @@ pub(super) fn patterns(reader: &mut Reader<'_>, hosts: &Hosts) {
             }
         }
     }
+    upgrades(reader, hosts);
     if !reader.errors.is_empty() {
         return;
     }
     for (pattern, by) in shadowed(&all).into_iter().take(MAX_SHADOWED) {
         reader.warnings.push(format!("the pattern `{}` never applies: it is shadowed by {by}", pattern.text));
+    }
+}
+
+/// Checks that a `[[host]]` with `tls.upgrade` is the policy of both keys, of `http://h`, which is asked, and of `https://h`,
+/// which is used. Otherwise the requests would stay in clear text, or the rest of the table (whom to expect, what to show)
+/// would not hold for them, and nobody would be told.
+fn upgrades(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let plain = Scheme::Http.default_port();
+    for (number, host) in hosts.hosts.iter().enumerate().filter(|(_, host)| host.settings.tls.upgrade) {
+        let is_said_here = reader.is_said(&format!("host.{number}.tls.upgrade"));
+        for (index, pattern) in host.patterns.iter().enumerate() {
+            let of_http = pattern.scheme != Some(Scheme::Https) && pattern.port.is_none_or(|port| port == plain);
+            let why = match (pattern.scheme, pattern.port) {
+                (None, None) => continue,
+                _ if of_http => "the rest of this `[[host]]` is not used for the https that is spoken",
+                _ if is_said_here => "no request to `http://` port 80 is among its requests, so nothing is upgraded",
+                // What only has it from `[defaults.tls]` need not be about it.
+                _ => continue,
+            };
+            let place = reader.place_at(&format!("host.{number}.match"), Some(index));
+            let message = format!("`tls.upgrade` with the pattern `{}`: {why}", pattern.text);
+            reader.errors.push(Diagnostic::new(place, message).help("write the host without a scheme and a port"));
+        }
     }
 }
 

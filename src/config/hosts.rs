@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::settings::{Host, HostPattern, HostSettings, HostTarget, Hosts};
-use crate::core::key::{Key, Scheme};
+use crate::core::key::{Key, KeyRef, Scheme};
 
 /// A pattern's port and scheme, and the place of its host.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +103,12 @@ impl Hosts {
     /// The settings of a key: those of the most specific `[[host]]`, else the defaults.
     pub fn resolve(&self, key: &Key) -> &Arc<HostSettings> {
         self.host(key).map_or(&self.defaults, |host| &host.settings)
+    }
+
+    /// Whether what is asked of a key, `http://h:80`, goes to `https://h:443` by the policy of the first (SPEC 7.4).
+    pub fn upgrades(&self, key: &KeyRef<'_>) -> bool {
+        let is_plain = key.scheme() == Scheme::Http && key.port() == Scheme::Http.default_port();
+        is_plain && self.upgrade_some && self.resolve(&key.to_key()).tls.upgrade
     }
 
     /// The `[[host]]` a key belongs to, if any.

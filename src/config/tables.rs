@@ -20,6 +20,7 @@ use super::settings::{
 };
 use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
+use crate::core::key::{KeyRef, Scheme};
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
 
 /// The largest body of a synthetic answer.
@@ -59,7 +60,20 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     check::listeners(reader, &settings, &reverse_keys);
     parent::check(reader, &mut settings);
     check::patterns(reader, &settings.hosts);
+    for reverse in &mut settings.reverse {
+        upgrade(reverse, &settings.hosts);
+    }
     settings
+}
+
+/// A `[[reverse]]` onto `http://h` is one onto `https://h` where the policy has `tls.upgrade`.
+fn upgrade(reverse: &mut Reverse, hosts: &Hosts) {
+    let upstream = reverse.upstream.as_ref();
+    if hosts.upgrades(&upstream)
+        && let Ok(secure) = KeyRef::new(Scheme::Https, upstream.host(), Scheme::Https.default_port())
+    {
+        reverse.upstream = secure.to_key();
+    }
 }
 
 fn listen<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Listen {

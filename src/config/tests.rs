@@ -412,6 +412,46 @@ fn a_tie_names_both_lines() {
 }
 
 #[test]
+fn an_upgrade_whose_policy_is_not_that_of_both_keys_is_refused() {
+    let host = |pattern: &str, tls: &str| format!("[[host]]\nmatch = [\"{pattern}\"]\n[host.tls]\n{tls}\n");
+    let expected = "expected_san = [\"URI:spiffe://mesh/a\"]";
+    for pattern in ["http://a.example", "a.example:80", "http://*.example", "https://a.example", "a.example:443"] {
+        let (error, line, _) = only(&host(pattern, &format!("upgrade = true\n{expected}")));
+        assert_eq!(line, 2, "{pattern}");
+        assert!(error.to_string().contains(pattern), "{error}");
+    }
+    let inherited = "[defaults.tls]\nupgrade = true\n";
+    only(&(inherited.to_owned() + &host("http://a.example", expected)));
+    good(&(inherited.to_owned() + &host("https://a.example", expected)));
+    good(&(inherited.to_owned() + &host("http://a.example", "upgrade = false")));
+    for pattern in ["a.example", "*.example", "127.0.0.0/8", "*"] {
+        good(&host(pattern, "upgrade = true"));
+    }
+    good(&host("http://a.example", expected));
+}
+
+#[test]
+fn a_reverse_onto_http_is_one_onto_https_where_the_policy_upgrades() {
+    let reverse = |upstream: &str| {
+        let settings = good(&format!(
+            "[[reverse]]\naddress = [\"127.0.0.1:1\"]\nupstream = \"{upstream}\"\n\
+             [[host]]\nmatch = [\"a.example\", \"::1\"]\n[host.tls]\nupgrade = true\n"
+        ));
+        settings.reverse[0].upstream.to_string()
+    };
+    for (upstream, expected) in [
+        ("http://a.example", "https://a.example:443"),
+        ("http://A.example.:80/base", "https://a.example:443"),
+        ("http://[::1]", "https://[::1]:443"),
+        ("http://a.example:8080", "http://a.example:8080"),
+        ("http://b.example", "http://b.example:80"),
+        ("https://a.example:8443", "https://a.example:8443"),
+    ] {
+        assert_eq!(reverse(upstream), expected, "{upstream}");
+    }
+}
+
+#[test]
 fn a_shadowed_pattern_is_a_warning() {
     let text = "[[host]]\nmatch = [\"a.example\"]\n[[host]]\nmatch = [\"http://a.example\", \"https://a.example\"]\n";
     let warnings = parse(text).unwrap().warnings;

@@ -244,6 +244,7 @@ pub(super) fn failed(permit: Option<Permit<Host>>, hop: Option<&mut Hop>, error:
 pub(super) fn key_of<'a>(error: &ProxyError, hop: Option<&'a Hop>, key: &'a Key) -> &'a Key {
     let at_parent = match error.parent() {
         Some(AtParent::Failed) => true,
+        Some(_) if error.kind() == ErrorKind::ParentAuth => true,
         Some(AtParent::Answered { headers, .. }) => {
             let named = synthetic::mark(headers).and_then(|mark| mark.key);
             named.is_none_or(|named| named != key.to_string())

@@ -68,11 +68,10 @@ pub(super) async fn serve(
 
 /// The key of `https://h` for `http://h`, if the policy of `http://h` says `tls.upgrade` (SPEC 7.4).
 fn upgraded<'a>(context: &Context, key: KeyRef<'a>, authority: &'a Authority) -> Result<KeyRef<'a>, ProxyError> {
-    let hosts = &context.shared.settings.hosts;
-    if !hosts.upgrade_some || key.port() != Scheme::Http.default_port() || !hosts.resolve(&key.to_key()).tls.upgrade {
-        return Ok(key);
+    if context.shared.settings.hosts.upgrades(&key) {
+        return target::key(Scheme::Https, authority.host());
     }
-    target::key(Scheme::Https, authority.host())
+    Ok(key)
 }
 
 fn not_a_header() -> ProxyError {

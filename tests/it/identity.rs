@@ -216,6 +216,16 @@ async fn http_is_spoken_as_https_where_the_policy_says_so() {
 }
 
 #[tokio::test]
+async fn a_host_whose_certificate_is_not_verified_is_a_warning_at_the_start() {
+    let toml = "[[host]]\nmatch = [\"peer.example\"]\n[host.tls]\ninsecure = true\n";
+    let mut program = Program::start_configured(toml, &[]);
+    program.wait_for("a warning", |log| {
+        log.lines()
+            .any(|line| line.contains("level=warn") && line.contains("insecure") && line.contains("peer.example"))
+    });
+}
+
+#[tokio::test]
 async fn the_lowest_version_is_kept_to() {
     let authority = Authority::new();
     let origin = Origin::start_tls(authority.only_tls12(&["localhost"]), |_| ok("old")).await;

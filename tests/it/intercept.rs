@@ -218,6 +218,30 @@ async fn a_429_inside_cools_the_host_for_the_session_and_for_other_connects() {
 }
 
 #[tokio::test]
+async fn no_spelling_of_a_named_host_is_a_tunnel_or_escapes_its_cooldown() {
+    let inside = Inside::start(|_| limited("60")).await;
+    let spellings = ["LocalHost", "localhost.", "LOCALHOST."];
+    for host in spellings {
+        let stream = inside.tls(host, host.trim_end_matches('.'), &[]).await.unwrap();
+        assert_eq!(leaf(&stream), leaf(&inside.tls("localhost", "localhost", &[]).await.unwrap()), "{host}");
+    }
+    let mut client = inside.client().await;
+    client.send(inside.get("/")).await;
+    assert!(!is_ours(&client.answer("GET").await));
+    for host in spellings {
+        let (_, refused) = inside.connect(host).await;
+        assert!(refused.status == 429 && is_ours(&refused), "{host}: {}", refused.head);
+        client.send(format!("GET / HTTP/1.1\r\nHost: {host}:{}\r\n\r\n", inside.port())).await;
+        assert!(is_ours(&client.answer("GET").await), "{host}");
+    }
+    // Neither host nor address, whatever a dialler would make of it.
+    for host in ["localhost..", "0x7f.1", "2130706433", "user@localhost"] {
+        assert_eq!(inside.connect(host).await.1.status, 400, "{host}");
+    }
+    assert_eq!(inside.origin.count(), 1);
+}
+
+#[tokio::test]
 async fn a_connect_is_not_the_probe_of_a_frozen_host_either() {
     let inside = Inside::start(|_| ok("fine")).await;
     let path = format!("/api/v1/cooldowns?key={}", inside.key());

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::support::client::{Answer, Client};
 use crate::support::origin::{Origin, Reply, answer, limited, message, ok};
 use crate::support::parent::{Parent, Socks};
+use crate::support::program::Program;
 use crate::support::sidecar::Holdoff;
 use crate::support::tls::Authority;
 
@@ -59,6 +60,47 @@ async fn plain_http_goes_to_the_parent_with_the_whole_url_and_our_credentials() 
     assert_eq!((seen[0].connection, seen[1].connection), (0, 1), "connections of two hosts are not shared");
     assert_eq!(client.get("http://other.example:8080/2").await.status, 200);
     assert_eq!(parent.seen()[2].connection, 1, "of one host they are");
+}
+
+#[tokio::test]
+async fn a_trace_which_would_show_them_has_no_credentials() {
+    let parent = Origin::start(|_| ok("seen")).await;
+    let file = password("s3cret\n");
+    let more = format!("proxy_password_file = {:?}\n", file.path());
+    let holdoff = behind(format!("http://user@{}", parent.address()), &more).await;
+    let mut client = holdoff.client().await;
+    client.send("TRACE http://peer.example/ HTTP/1.1\r\nHost: peer.example\r\nMax-Forwards: 1\r\n\r\n").await;
+    assert_eq!(client.answer("TRACE").await.text(), "seen");
+    let seen = parent.last();
+    assert_eq!(
+        (seen.field("max-forwards"), seen.field("proxy-authorization")),
+        (Some("0"), None),
+        "the last to see it"
+    );
+}
+
+#[tokio::test]
+async fn credentials_for_the_parent_are_in_no_log() {
+    let parent = Parent::http(|_| Some(message(407, "No", &[("Proxy-Authenticate", "Basic realm=\"x\"")], "no"))).await;
+    let file = password("s3cret\n");
+    let mut program = Program::start_configured(
+        &format!(
+            "[log]\nlevel = \"trace\"\n[upstream]\nproxy = \"http://user@{}\"\nproxy_password_file = {:?}\n",
+            parent.address(),
+            file.path()
+        ),
+        &[],
+    );
+    let mut client = Client::connect(program.address("proxy")).await;
+    client.send("GET http://peer.invalid/ HTTP/1.1\r\nHost: peer.invalid\r\n\r\n").await;
+    assert_eq!(client.answer("GET").await.status, 502);
+    client.send("CONNECT peer.invalid:443 HTTP/1.1\r\nHost: peer.invalid:443\r\n\r\n").await;
+    assert_eq!(client.answer("CONNECT").await.status, 502);
+    program.signal("TERM");
+    program.wait_for("its end to begin", |log| log.contains("message=draining"));
+    let log = program.log();
+    // user:s3cret
+    assert!(!log.contains("s3cret") && !log.contains("dXNlcjpzM2NyZXQ="), "{log}");
 }
 
 #[tokio::test]
@@ -181,6 +223,8 @@ async fn every_word_of_a_socks_parent_is_told_apart() {
         assert!(answer.text().contains(&format!("http://{}", parent.address())), "{}", answer.text());
         let mark = answer.field("holdoff").to_owned();
         let kind = mark.split("kind=").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        let at_parent = mark.contains(&format!("key=\"http://{}\"", parent.address()));
+        assert_eq!(at_parent, ["parent_auth", "upstream_protocol", "upstream_reset"].contains(&&*kind), "{mark}");
         (answer.status, kind)
     };
     let code = |code| Socks { code, ..Socks::default() };
@@ -315,6 +359,8 @@ async fn what_a_parent_answers_to_connect_is_told_apart() {
         (503, 502, "connect_failed", "cooling", "clear"),
         (504, 504, "connect_timeout", "cooling", "clear"),
         (302, 502, "parent_refused", "clear", "clear"),
+        // A success without a tunnel behind it.
+        (204, 502, "upstream_protocol", "clear", "cooling"),
     ] {
         let parent = Parent::http(move |_| Some(message(status, "No", &[("Proxy-Authenticate", "Basic")], "no"))).await;
         let holdoff =

@@ -47,7 +47,7 @@ use tokio::time::Instant;
 
 use self::exchange::{Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
 use self::link::Hop;
-use self::parent::{Parent, Parents, Way};
+use self::parent::{Parent, Parents, Way, through};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
 use self::resolve::Resolver;
 use self::stream::Patient;
@@ -291,7 +291,14 @@ where
                 Ok(response) => {
                     return match check_head(&response, asked_upgrade) {
                         Ok(()) => through(deliver(response, lease, to.host), hop, reused),
-                        Err(error) => Err(SendError { error, request: None }),
+                        // Who passes it on should have refused it (RFC 9112 §6.3).
+                        Err(error) => {
+                            let error = match hop {
+                                Some((parent, Way::Forward)) => parent.failed(error),
+                                _ => error,
+                            };
+                            Err(SendError { error, request: None })
+                        }
                     };
                 }
                 Err(failure) => failure,
@@ -478,25 +485,6 @@ fn tls_late() -> ProxyError {
 
 fn is_forward(hop: Option<(&Parent, Way)>) -> bool {
     matches!(hop, Some((_, Way::Forward)))
-}
-
-/// Notes how an answer came, and takes a parent's wish for credentials, which is no answer for the client.
-fn through<B: Send + 'static>(
-    mut response: Response<ResponseBody<B>>,
-    hop: Option<(&Parent, Way)>,
-    reused: bool,
-) -> Result<Response<ResponseBody<B>>, SendError<B>> {
-    let Some((parent, way)) = hop else { return Ok(response) };
-    let through = match way {
-        Way::Forward if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            let error = parent.unauthorized(std::mem::take(response.headers_mut()));
-            return Err(SendError { error, request: None });
-        }
-        Way::Forward => Through::Forward,
-        Way::Tunnel | Way::Direct => Through::Tunnel { fresh: !reused },
-    };
-    response.extensions_mut().insert(through);
-    Ok(response)
 }
 
 fn internal(detail: String) -> ProxyError {

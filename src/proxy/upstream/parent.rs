@@ -22,7 +22,7 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -31,7 +31,7 @@ use tokio_socks::tcp::Socks5Stream;
 
 use super::link::{Hop, Link};
 use super::tls::{TlsClients, TlsId, TlsSetupError};
-use super::{Target, exchange};
+use super::{ResponseBody, SendError, Target, exchange};
 use crate::config::settings::{self, Credentials, ParentScheme, Tls};
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
@@ -144,7 +144,9 @@ impl Parent {
         uri.scheme = Some(http::uri::Scheme::HTTP);
         uri.authority = Authority::try_from(authority).ok();
         head.uri = Uri::from_parts(uri).unwrap_or_default();
-        if let Some(authorization) = &self.authorization {
+        // The answer to a TRACE shows its fields, the parent's own to one with `Max-Forwards` as well: nothing secret goes into
+        // it (RFC 9110 §9.3.8).
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| head.method != Method::TRACE) {
             head.headers.insert(PROXY_AUTHORIZATION, authorization.clone());
         }
     }
@@ -195,7 +197,9 @@ impl Parent {
             if !status.is_success() {
                 return Err(self.refused(status, response.into_parts().0.headers));
             }
-            hyper::upgrade::on(response).await.map_err(|error| broke(&error))
+            // hyper sees no tunnel behind a 204 or 205.
+            let odd = |_| self.failed(ProxyError::new(ErrorKind::UpstreamProtocol, no_tunnel(status)));
+            hyper::upgrade::on(response).await.map_err(odd)
         };
         // The connection's end is told to the exchange by what it waits for.
         let drive = async {
@@ -289,6 +293,29 @@ impl Parent {
         };
         self.error(kind, &text, at)
     }
+}
+
+/// Notes how an answer came, and takes a parent's wish for credentials, which is no answer for the client.
+pub(super) fn through<B: Send + 'static>(
+    mut response: Response<ResponseBody<B>>,
+    hop: Option<(&Parent, Way)>,
+    reused: bool,
+) -> Result<Response<ResponseBody<B>>, SendError<B>> {
+    let Some((parent, way)) = hop else { return Ok(response) };
+    let through = match way {
+        Way::Forward if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            let error = parent.unauthorized(std::mem::take(response.headers_mut()));
+            return Err(SendError { error, request: None });
+        }
+        Way::Forward => Through::Forward,
+        Way::Tunnel | Way::Direct => Through::Tunnel { fresh: !reused },
+    };
+    response.extensions_mut().insert(through);
+    Ok(response)
+}
+
+fn no_tunnel(status: StatusCode) -> String {
+    format!("CONNECT was answered with {}, behind which there is no tunnel", status.as_u16())
 }
 
 /// `host:port`, the port never left out.
