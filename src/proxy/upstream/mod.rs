@@ -29,6 +29,8 @@ mod tls;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -45,7 +47,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::exchange::{HeadLate, Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
+use self::exchange::{
+    Http1, Http2, Late, Line, Outgoing, Turns, Watch, await_head, check_head, says_close, stream_head,
+};
 use self::link::Hop;
 use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
@@ -72,6 +76,11 @@ const READ_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// When a connection with streams on it is asked for a sign of life, and how long the upstream may take for it. gRPC servers
+/// end a connection whose client asks more often than every five minutes. Machines that are gone are noticed by TCP.
+const PING_INTERVAL: Duration = Duration::from_mins(6);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often a request is given to a connection at most. With HTTP/1.1 the second is a fresh one, and there is no third.
 const MAX_ATTEMPTS: u32 = 5;
@@ -165,7 +174,9 @@ impl<B: Send + 'static> Upstreams<B> {
                 .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_send_buf_size(SEND_BUFFER);
+                .max_send_buf_size(SEND_BUFFER)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT);
             http2
         });
         let bounds = Bounds {
@@ -278,12 +289,23 @@ where
             };
             let Attempt { answered, kept, watch, calmed } = match line {
                 Line::Http1(line) => over_http1(line, request, timeouts.head).await,
-                Line::Http2(line) => over_http2(line, to.key, request, timeouts.head).await,
+                Line::Http2(line) => {
+                    over_http2(line, to.key, request, timeouts.head, self.patience(to, hop, true)).await
+                }
             };
-            let Ok(answered) = answered else {
-                let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
-                let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
-                return Err(SendError { error, request: None });
+            let answered = match answered {
+                Ok(answered) => answered,
+                Err(Late::Turn) => {
+                    let error = ProxyError::new(ErrorKind::PoolTimeout, "the host takes no more streams at a time");
+                    return Err(SendError { error, request: None });
+                }
+                Err(Late::Head) => {
+                    // Who gives no answer on it may never give one again.
+                    lease.distrust();
+                    let error = ProxyError::new(ErrorKind::HeadTimeout, "no response head in time");
+                    let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
+                    return Err(SendError { error, request: None });
+                }
             };
             let mut failure = match answered {
                 Ok(response) => {
@@ -313,6 +335,14 @@ where
         }
     }
 
+    /// How long a request waits for its turn.
+    fn patience(&self, to: &Target<'_>, hop: Option<(&Parent, Way)>, multiplex: bool) -> Duration {
+        let timeouts = &to.host.timeouts;
+        let opening = if multiplex { timeouts.tls.saturating_add(self.inner.dns_timeout) } else { Duration::ZERO };
+        let hop = if hop.is_some() { timeouts.connect.saturating_add(opening) } else { Duration::ZERO };
+        timeouts.connect.saturating_add(opening).saturating_add(hop)
+    }
+
     /// A connection, and whether it was used before.
     async fn acquire(
         &self,
@@ -338,10 +368,7 @@ where
             Checkout::Open(slot) => slot,
             Checkout::Wait(mut waiting) => {
                 // In line for a connection that somebody else is opening, perhaps.
-                let opening =
-                    if multiplex { to.host.timeouts.tls.saturating_add(inner.dns_timeout) } else { Duration::ZERO };
-                let hop = if hop.is_some() { to.host.timeouts.connect.saturating_add(opening) } else { Duration::ZERO };
-                let wait = to.host.timeouts.connect.saturating_add(opening).saturating_add(hop);
+                let wait = self.patience(to, hop, multiplex);
                 match tokio::time::timeout(wait, waiting.granted()).await {
                     Ok(Some(Grant::Connection(lease))) => return Ok((lease, true)),
                     Ok(Some(Grant::Slot(slot))) => slot,
@@ -412,7 +439,10 @@ where
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match &self.http2 {
-            Some(http2) if is_http2 => self.start_http2(http2, stream, slot).await,
+            Some(http2) if is_http2 => {
+                let _ = dial::notice_death(stream.get_ref().0.socket());
+                self.start_http2(http2, stream, slot).await
+            }
             _ => self.start_http1(stream, slot).await,
         }
     }
@@ -447,20 +477,30 @@ where
     {
         self.sweep();
         let handshake = http2.handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|error| {
+        let (sender, mut connection) = handshake.await.map_err(|error| {
             ProxyError::new(ErrorKind::UpstreamReset, format!("the upstream does not begin HTTP/2: {error}"))
         })?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let (calm, calmed) = watch::channel(false);
+        let turns = Arc::new(Turns::new());
+        turns.allow(connection.current_max_send_streams());
+        let driven = Arc::clone(&turns);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                if polled.is_pending() {
+                    driven.allow(connection.current_max_send_streams());
+                }
+                polled
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "a connection to an upstream ended with an error");
                 calm.send_replace(exchange::is_calm(&error));
             }
             drop(calm);
             drop(slot);
         });
-        Ok(place.lease(Line::Http2(Http2 { sender, calmed })))
+        Ok(place.lease(Line::Http2(Http2 { sender, calmed, turns, turn: None })))
     }
 
     fn sweep(&self) {
@@ -505,7 +545,7 @@ type Answered<B> = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>
 
 /// One attempt at an exchange.
 struct Attempt<B> {
-    answered: Result<Answered<B>, HeadLate>,
+    answered: Result<Answered<B>, Late>,
     kept: Option<Kept<B>>,
     watch: Option<Arc<Watch>>,
     /// The upstream ended the whole connection to be asked for less.
@@ -547,7 +587,13 @@ where
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch, calmed: false }
 }
 
-async fn over_http2<B>(line: &mut Http2<B>, key: &Key, request: Request<B>, head: Duration) -> Attempt<B>
+async fn over_http2<B>(
+    line: &mut Http2<B>,
+    key: &Key,
+    request: Request<B>,
+    head: Duration,
+    patience: Duration,
+) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -561,8 +607,21 @@ where
         (body, None, watch)
     };
     let kept = Some(Kept { head: parts, body: empty });
-    let sent = line.sender.try_send_request(as_stream.map(|()| body));
-    let answered = await_head(sent, head, watch.as_deref()).await;
+    let turn = line.next_turn();
+    let mut sent = pin!(line.sender.try_send_request(as_stream.map(|()| body)));
+    let mut turn = pin!(tokio::time::timeout(patience, turn));
+    // Asked in this order at first, so that both lines are in the same order.
+    let answered = tokio::select! {
+        biased;
+        answered = sent.as_mut() => Ok(answered),
+        turn = turn.as_mut() => match turn {
+            Ok(turn) => {
+                line.turn = turn;
+                await_head(sent, head, watch.as_deref()).await
+            }
+            Err(_) => Err(Late::Turn),
+        },
+    };
     let calmed = match &answered {
         Ok(Err(failure)) if exchange::broke_off(failure.error()) => line.was_calmed().await,
         _ => false,
