@@ -281,6 +281,26 @@ async fn a_broken_body_resets_its_stream_and_never_looks_whole() {
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_reaches_an_origin_whatever_the_method() {
+    let origin = Origin::start(|seen| ok(&String::from_utf8_lossy(&seen.body))).await;
+    let holdoff = Holdoff::start("").await;
+    let mut session = Session::connect(holdoff.proxy()).await;
+    for method in ["GET", "DELETE", "OPTIONS", "POST"] {
+        let answer = session.ask(request(method, &origin.url()), Some(b"query")).await.unwrap();
+        assert_eq!((answer.status, answer.text()), (200, "query"), "{method}");
+        let mut client = Client::connect(holdoff.proxy()).await;
+        let url = origin.url();
+        let head =
+            format!("{method} {url}/ HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", origin.address());
+        client.send(head + "5\r\nquery\r\n0\r\n\r\n").await;
+        assert_eq!(client.answer(method).await.text(), "query", "{method} by HTTP/1.1");
+    }
+    // None is made up.
+    session.get(&origin.url()).await;
+    assert!(origin.last().field("transfer-encoding").is_none() && origin.last().field("content-length").is_none());
+}
+
+#[tokio::test]
 async fn informational_answers_are_dropped_and_the_final_one_passes() {
     let origin = Origin::start(|_| {
         let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();

@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -581,7 +581,11 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     *request.version_mut() = Version::HTTP_11;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // Of a method that seldom has a body hyper would leave it out. Chunks are how every other one goes.
+    if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none() {
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let (body, watch) = Outgoing::new(body, Some(&line.pressure));
     let sent = line.sender.try_send_request(Request::from_parts(parts, body));
     Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch, calmed: false }
@@ -599,7 +603,11 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let (parts, body) = request.into_parts();
-    let as_stream = stream_head(&parts, key);
+    let mut as_stream = stream_head(&parts, key);
+    // hyper has this for as long as the request waits.
+    let waits = Arc::new(());
+    let is_waiting = Arc::downgrade(&waits);
+    as_stream.extensions_mut().insert(waits);
     let (body, empty, watch) = if body.is_end_stream() {
         (Outgoing::empty(), Some(body), None)
     } else {
@@ -619,7 +627,9 @@ where
                 line.turn = turn;
                 await_head(sent, head, watch.as_deref()).await
             }
-            Err(_) => Err(Late::Turn),
+            Err(_) if is_waiting.strong_count() > 0 => Err(Late::Turn),
+            // It may be under way, since streams end before those who read them slowly give their turn back.
+            Err(_) => await_head(sent, head, watch.as_deref()).await.map_err(|_| Late::Turn),
         },
     };
     let calmed = match &answered {
