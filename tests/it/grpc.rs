@@ -422,7 +422,6 @@ async fn a_lease_ends_under_a_body_that_always_has_more() {
     body.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
     let mut response = within("the head", response).await.unwrap();
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(state(&holdoff, &peer).await, "probing");
     // The client takes some of it, and more is there already.
     let mut taken = 0;
     while taken < 48 * 1024 {

@@ -570,9 +570,9 @@ async fn a_wait_for_a_stream_is_not_held_against_the_peer() {
     let gate = Arc::new(Semaphore::new(0));
     let fixture = {
         let gate = Arc::clone(&gate);
-        let waits = "[defaults.timeouts]\nhead = \"150ms\"\nconnect = \"600ms\"\ntls = \"100ms\"\n\
+        let waits = "[defaults.timeouts]\nhead = \"500ms\"\nconnect = \"1s\"\ntls = \"1s\"\n\
                      [defaults.breaker]\nfailure_threshold = 1";
-        Fixture::with(builder, &format!("dns_timeout = \"100ms\"\n{waits}"), move |mut stream| {
+        Fixture::with(builder, &format!("dns_timeout = \"500ms\"\n{waits}"), move |mut stream| {
             let gate = Arc::clone(&gate);
             async move {
                 if stream.path() != "/long" {
@@ -596,7 +596,7 @@ async fn a_wait_for_a_stream_is_not_held_against_the_peer() {
             waiting.push(begin(&fixture.holdoff, "GET", "/", "").await);
         }
         if is_freed {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             gate.add_permits(1);
         }
         for client in &mut waiting {

@@ -16,6 +16,7 @@
 //!
 //! **Parents.** Where a proxy comes after this one, `parent` says how a request gets through it.
 
+mod attempt;
 mod dial;
 mod exchange;
 mod link;
@@ -30,26 +31,23 @@ mod tls;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::header::UPGRADE;
+use http::{Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::exchange::{
-    Http1, Http2, Late, Line, Outgoing, Turns, Watch, await_head, check_head, says_close, stream_head,
-};
+use self::attempt::{Attempt, deliver, over_http1, over_http2, whole};
+use self::exchange::{Http1, Http2, Late, Line, Turns, check_head};
 use self::link::Hop;
 use self::parent::{Parent, Parents, Way};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
@@ -79,7 +77,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// When a connection with streams on it is asked for a sign of life, and how long the upstream may take for it. gRPC servers
 /// end a connection whose client asks more often than every five minutes. Machines that are gone are noticed by TCP.
-const PING_INTERVAL: Duration = Duration::from_mins(6);
+const PING_INTERVAL: Duration = Duration::from_secs(360);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often a request is given to a connection at most. With HTTP/1.1 the second is a fresh one, and there is no third.
@@ -539,120 +537,4 @@ fn through<B: Send + 'static>(
 
 fn internal(detail: String) -> ProxyError {
     ProxyError::new(ErrorKind::Internal, detail)
-}
-
-type Answered<B> = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>;
-
-/// One attempt at an exchange.
-struct Attempt<B> {
-    answered: Result<Answered<B>, Late>,
-    kept: Option<Kept<B>>,
-    watch: Option<Arc<Watch>>,
-    /// The upstream ended the whole connection to be asked for less.
-    calmed: bool,
-}
-
-/// What is kept of a request that was given to HTTP/2 in another form, for another attempt.
-struct Kept<B> {
-    head: Parts,
-    /// If it is empty.
-    body: Option<B>,
-}
-
-/// The request again, if nothing of it was sent, or if it `was_refused` and has no body.
-fn whole<B>(message: Option<Request<Outgoing<B>>>, kept: Option<Kept<B>>, was_refused: bool) -> Option<Request<B>>
-where
-    B: Body<Data = Bytes>,
-{
-    match (message, kept) {
-        (Some(message), kept) => {
-            let (head, body) = message.into_parts();
-            let (head, empty) = kept.map_or((head, None), |kept| (kept.head, kept.body));
-            Some(Request::from_parts(head, empty.or_else(|| body.into_inner())?))
-        }
-        (None, Some(Kept { head, body: Some(body) })) if was_refused => Some(Request::from_parts(head, body)),
-        (None, _) => None,
-    }
-}
-
-async fn over_http1<B>(line: &mut Http1<B>, mut request: Request<B>, head: Duration) -> Attempt<B>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    *request.version_mut() = Version::HTTP_11;
-    let (mut parts, body) = request.into_parts();
-    // Of a method that seldom has a body hyper would leave it out. Chunks are how every other one goes.
-    if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none() {
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    let (body, watch) = Outgoing::new(body, Some(&line.pressure));
-    let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-    Attempt { answered: await_head(sent, head, watch.as_deref()).await, kept: None, watch, calmed: false }
-}
-
-async fn over_http2<B>(
-    line: &mut Http2<B>,
-    key: &Key,
-    request: Request<B>,
-    head: Duration,
-    patience: Duration,
-) -> Attempt<B>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let (parts, body) = request.into_parts();
-    let mut as_stream = stream_head(&parts, key);
-    // hyper has this for as long as the request waits.
-    let waits = Arc::new(());
-    let is_waiting = Arc::downgrade(&waits);
-    as_stream.extensions_mut().insert(waits);
-    let (body, empty, watch) = if body.is_end_stream() {
-        (Outgoing::empty(), Some(body), None)
-    } else {
-        let (body, watch) = Outgoing::new(body, None);
-        (body, None, watch)
-    };
-    let kept = Some(Kept { head: parts, body: empty });
-    let turn = line.next_turn();
-    let mut sent = pin!(line.sender.try_send_request(as_stream.map(|()| body)));
-    let mut turn = pin!(tokio::time::timeout(patience, turn));
-    // Asked in this order at first, so that both lines are in the same order.
-    let answered = tokio::select! {
-        biased;
-        answered = sent.as_mut() => Ok(answered),
-        turn = turn.as_mut() => match turn {
-            Ok(turn) => {
-                line.turn = turn;
-                await_head(sent, head, watch.as_deref()).await
-            }
-            Err(_) if is_waiting.strong_count() > 0 => Err(Late::Turn),
-            // It may be under way, since streams end before those who read them slowly give their turn back.
-            Err(_) => await_head(sent, head, watch.as_deref()).await.map_err(|_| Late::Turn),
-        },
-    };
-    let calmed = match &answered {
-        Ok(Err(failure)) if exchange::broke_off(failure.error()) => line.was_calmed().await,
-        _ => false,
-    };
-    Attempt { answered, kept, watch, calmed }
-}
-
-/// Puts the lease into the body, so that the connection goes back at its end.
-fn deliver<B: Send + 'static>(
-    response: Response<Incoming>,
-    lease: Lease<Line<B>>,
-    host: &HostSettings,
-) -> Response<ResponseBody<B>> {
-    let (parts, incoming) = response.into_parts();
-    let reusable = parts.version == Version::HTTP_2 || parts.version == Version::HTTP_11 && !says_close(&parts.headers);
-    let lease = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        lease.detach();
-        None
-    } else {
-        Some(lease)
-    };
-    let body = ResponseBody::new(incoming, lease, reusable, host.timeouts.body_idle);
-    Response::from_parts(parts, body)
 }
