@@ -15,6 +15,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::admission::{self, Admitted, Pass};
 use super::answers::{self, Facts};
@@ -47,9 +48,11 @@ pub(super) async fn run(
     drop(request.extensions_mut().remove::<OnUpgrade>());
     let checked = check(client, &request, authority).and_then(|key| {
         if let Some(interceptor) = context.interceptor.as_ref().filter(|interceptor| interceptor.names(&key)) {
-            return Ok((key, Ok(interceptor)));
+            // One connection of several streams can carry many sessions.
+            let place = if client.wire.is_stream() { Some(context.tunnel_place()?) } else { None };
+            return Ok((key, Opens::Session(interceptor, place)));
         }
-        Ok((key, Err(context.tunnel_place()?)))
+        Ok((key, Opens::Tunnel(context.tunnel_place()?)))
     });
     let (key, opened) = match checked {
         Ok(checked) => checked,
@@ -59,8 +62,10 @@ pub(super) async fn run(
         }
     };
     let place = match opened {
-        Ok(interceptor) => return intercept(client, interceptor, request, &key, arrived).await,
-        Err(place) => place,
+        Opens::Session(interceptor, place) => {
+            return intercept(client, (interceptor, place), request, &key, arrived).await;
+        }
+        Opens::Tunnel(place) => place,
     };
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
     let Pass { entry, permit, mut hop, .. } = match admission::admit(context, &key, Purpose::Tunnel, arrived) {
@@ -109,10 +114,16 @@ pub(super) async fn run(
     }
 }
 
+/// What a CONNECT opens, and its place among `max_tunnels`.
+enum Opens<'a> {
+    Tunnel(OwnedSemaphorePermit),
+    Session(&'a Interceptor, Option<OwnedSemaphorePermit>),
+}
+
 /// Opens a session whose TLS ends here. Nobody is dialled for it: the requests inside are admitted and sent one by one.
 async fn intercept(
     client: &Client,
-    interceptor: &Interceptor,
+    (interceptor, place): (&Interceptor, Option<OwnedSemaphorePermit>),
     request: Request<Incoming>,
     key: &KeyRef<'_>,
     arrived: Instant,
@@ -126,7 +137,7 @@ async fn intercept(
         let answer = answers::short_circuit(shared, &entry, &refusal, &facts);
         return local(client, answer, version, false, record);
     }
-    match interceptor.session(entry.key()).await {
+    match interceptor.session(entry.key(), place).await {
         Ok(session) => {
             client.wire.hand_over(HandOver::Session(session));
             record.intercepted();

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use rustls::{AlertDescription, ServerConfig};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -64,12 +64,12 @@ impl Interceptor {
     ///
     /// # Errors
     /// When there can be no certificate for the host.
-    pub(super) async fn session(&self, key: &Key) -> Result<Session, ProxyError> {
+    pub(super) async fn session(&self, key: &Key, place: Option<OwnedSemaphorePermit>) -> Result<Session, ProxyError> {
         let server = self.interception.server(key.host(), clock::wall()).await.map_err(|error| {
             tracing::error!(host = %key, %error, "there is no certificate for an intercepted host");
             ProxyError::new(ErrorKind::Internal, "holdoff has no certificate for this host; its log says why")
         })?;
-        Ok(Session { key: key.clone(), server })
+        Ok(Session { key: key.clone(), server, place })
     }
 
     fn may_warn(&self) -> bool {
@@ -82,6 +82,8 @@ impl Interceptor {
 pub(super) struct Session {
     key: Key,
     server: Arc<ServerConfig>,
+    /// Among `max_tunnels`, of a session inside one of several streams.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl fmt::Debug for Session {
@@ -126,7 +128,7 @@ impl Session {
             Ok(stream) => stream,
             Err(why) => return self.tell(&context, &why, ends.0),
         };
-        let _open = context.shared.metrics.session_opened();
+        let _open = (context.shared.metrics.session_opened(), self.place);
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let (port, stream) = (Arc::new(Port::Inside(self.key)), Transport::Secure(Box::new(stream)));
         if is_h2 {

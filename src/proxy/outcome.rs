@@ -124,15 +124,18 @@ impl Pending {
             Poll::Ready(Some(Ok(frame))) => match frame.trailers_ref() {
                 Some(trailers) => self.decide(Some(trailers)),
                 None if ended => self.decide(None),
-                None => {}
+                // A body that always has more is never waited for.
+                None => self.look_at_lease(cx),
             },
             Poll::Ready(Some(Err(error))) => self.broke(error),
             Poll::Ready(None) => self.decide(None),
-            Poll::Pending => {
-                if self.lease.as_mut().is_some_and(|lease| lease.as_mut().poll(cx).is_ready()) {
-                    self.succeed(clock::now());
-                }
-            }
+            Poll::Pending => self.look_at_lease(cx),
+        }
+    }
+
+    fn look_at_lease(&mut self, cx: &mut Context<'_>) {
+        if self.lease.as_mut().is_some_and(|lease| lease.as_mut().poll(cx).is_ready()) {
+            self.succeed(clock::now());
         }
     }
 

@@ -412,6 +412,28 @@ async fn a_lease_that_ends_unnoticed_counts_when_the_client_leaves() {
 }
 
 #[tokio::test]
+async fn a_lease_ends_under_a_body_that_always_has_more() {
+    let mut peer = Peer::start().await;
+    let holdoff = peer.holdoff("probe_lease = \"200ms\"").await;
+    let mut caller = Caller::connect(holdoff.reverse(0)).await;
+    cool_briefly(&holdoff, &mut peer, &mut caller).await;
+    let response = caller.call().await;
+    let mut body = peer.call().await.open();
+    body.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
+    let mut response = within("the head", response).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    // The client takes some of it, and more is there already.
+    let mut taken = 0;
+    while taken < 48 * 1024 {
+        let data = within("some data", response.body_mut().data()).await.unwrap().unwrap();
+        response.body_mut().flow_control().release_capacity(data.len()).unwrap();
+        taken += data.len();
+    }
+    becomes(&holdoff, &peer, "clear").await;
+    drop(response);
+}
+
+#[tokio::test]
 async fn both_sides_of_a_call_take_turns() {
     let mut peer = Peer::start().await;
     let holdoff = peer.holdoff("").await;

@@ -281,6 +281,26 @@ async fn a_broken_body_resets_its_stream_and_never_looks_whole() {
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_reaches_an_origin_whatever_the_method() {
+    let origin = Origin::start(|seen| ok(&String::from_utf8_lossy(&seen.body))).await;
+    let holdoff = Holdoff::start("").await;
+    let mut session = Session::connect(holdoff.proxy()).await;
+    for method in ["GET", "DELETE", "OPTIONS", "POST"] {
+        let answer = session.ask(request(method, &origin.url()), Some(b"query")).await.unwrap();
+        assert_eq!((answer.status, answer.text()), (200, "query"), "{method}");
+        let mut client = Client::connect(holdoff.proxy()).await;
+        let url = origin.url();
+        let head =
+            format!("{method} {url}/ HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", origin.address());
+        client.send(head + "5\r\nquery\r\n0\r\n\r\n").await;
+        assert_eq!(client.answer(method).await.text(), "query", "{method} by HTTP/1.1");
+    }
+    // None is made up.
+    session.get(&origin.url()).await;
+    assert!(origin.last().field("transfer-encoding").is_none() && origin.last().field("content-length").is_none());
+}
+
+#[tokio::test]
 async fn informational_answers_are_dropped_and_the_final_one_passes() {
     let origin = Origin::start(|_| {
         let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
@@ -300,11 +320,12 @@ async fn a_client_that_leaves_a_stream_frees_the_origin() {
     let mut session = Session::connect(holdoff.proxy()).await;
     let (response, mut send) = session.begin(request("GET", &origin.url()), true).await;
     until("the request at the origin", || origin.count() == 1).await;
-    let busy = holdoff.metric("holdoff_upstream_connections{state=\"open\"}").await;
+    let open = "holdoff_upstream_connections{state=\"open\"}";
+    assert_eq!(holdoff.metric(open).await, 1.0);
     send.send_reset(Reason::CANCEL);
     drop(response);
     within("the connection to the origin to end", async {
-        while busy > 0.0 && holdoff.metric("holdoff_upstream_connections{state=\"open\"}").await >= busy {
+        while holdoff.metric(open).await > 0.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
@@ -539,6 +560,81 @@ async fn a_peer_that_allows_one_stream_gets_one_at_a_time() {
     assert_eq!(fixture.ask("GET", "/", "").await.status, 200);
     let statuses: Vec<u16> = fixture.burst(20).await.iter().map(|answer| answer.status).collect();
     assert_eq!(statuses, [200; 20]);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_stream_is_not_held_against_the_peer() {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    // The second keeps the only stream for longer than a head may take, and then for longer than anybody waits.
+    let gate = Arc::new(Semaphore::new(0));
+    let fixture = {
+        let gate = Arc::clone(&gate);
+        let waits = "[defaults.timeouts]\nhead = \"500ms\"\nconnect = \"1s\"\ntls = \"1s\"\n\
+                     [defaults.breaker]\nfailure_threshold = 1";
+        Fixture::with(builder, &format!("dns_timeout = \"500ms\"\n{waits}"), move |mut stream| {
+            let gate = Arc::clone(&gate);
+            async move {
+                if stream.path() != "/long" {
+                    return stream.answer(200, &[], "fine");
+                }
+                let mut body = stream.head(200, &[], false);
+                gate.acquire().await.unwrap().forget();
+                let _ = body.send_data(Bytes::from_static(b"end"), true);
+            }
+        })
+        .await
+    };
+    // The peer's word is known from then on.
+    assert_eq!(fixture.ask("GET", "/", "").await.status, 200);
+    for is_freed in [true, false] {
+        let before = fixture.peer.seen().len();
+        let mut long = begin(&fixture.holdoff, "GET", "/long", "").await;
+        until("the long one at the peer", || fixture.peer.seen().len() == before + 1).await;
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            waiting.push(begin(&fixture.holdoff, "GET", "/", "").await);
+        }
+        if is_freed {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            gate.add_permits(1);
+        }
+        for client in &mut waiting {
+            let answer = client.answer("GET").await;
+            assert_eq!(answer.status, if is_freed { 200 } else { 503 }, "{}", answer.head);
+            assert!(is_freed || answer.text().contains("no more streams"), "{}", answer.text());
+        }
+        if !is_freed {
+            gate.add_permits(1);
+        }
+        assert_eq!(long.answer("GET").await.text(), "end");
+        assert_eq!(fixture.ask("GET", "/", "").await.text(), "fine");
+    }
+    assert_eq!(fixture.peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_gives_no_answer_is_not_used_again() {
+    let fixture = Fixture::new("[defaults.timeouts]\nhead = \"200ms\"", |mut stream| async move {
+        if stream.path() == "/hang" {
+            std::future::pending::<()>().await;
+        }
+        let mut body = stream.head(200, &[], false);
+        if stream.path() == "/long" {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+        let _ = body.send_data(Bytes::from_static(b"fine"), true);
+    })
+    .await;
+    let mut long = begin(&fixture.holdoff, "GET", "/long", "").await;
+    until("the long one at the peer", || fixture.peer.seen().len() == 1).await;
+    assert_eq!(fixture.ask("GET", "/hang", "").await.status, 504);
+    assert_eq!(fixture.peer.connections(), 1);
+    assert_eq!(fixture.ask("GET", "/", "").await.text(), "fine");
+    assert_eq!(fixture.peer.connections(), 2);
+    // What is under way goes on, and then the connection ends.
+    assert_eq!(long.answer("GET").await.text(), "fine");
+    until("the end of the old connection", || fixture.peer.open() == 1).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,16 @@ use crate::proxy::error::{ErrorKind, ProxyError};
 /// How long an address is tried alone (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// How long the other machine may leave bytes or probes unacknowledged.
+#[cfg(target_os = "linux")]
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// When a connection on which nothing moves is probed, and how often.
+#[cfg(target_os = "linux")]
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+#[cfg(target_os = "linux")]
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Connects to one of `addresses` within `timeout`.
 ///
 /// # Errors
@@ -34,6 +44,28 @@ pub(super) async fn dial(addresses: &[SocketAddr], timeout: Duration) -> Result<
     // A head is small and must not wait for an acknowledgement. Failing to say so only costs speed.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// Has the machine notice that the other one is gone without a word. It takes no answer for one while bytes are on their
+/// way, and then a quarter of an hour: a connection that everybody shares must not stay dead for so long. Only such a
+/// connection is always read by the other side; on others bytes may wait for as long as the peer is busy.
+///
+/// # Errors
+/// When the system does not take it, which only costs time.
+#[cfg(target_os = "linux")]
+pub(super) fn notice_death(stream: &TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(DEAD_AFTER.as_millis()).unwrap_or(u32::MAX))?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_socket_keepalive(stream, true)
+}
+
+#[cfg(not(target_os = "linux"))]
+/// The same as far as the system has it.
+pub(super) fn notice_death(stream: &TcpStream) -> rustix::io::Result<()> {
+    rustix::net::sockopt::set_socket_keepalive(stream, true)
 }
 
 /// Families alternating, starting with the one the resolver put first.
@@ -152,6 +184,20 @@ mod tests {
         let stream = dial(&[address], LONG).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), address);
         assert!(stream.nodelay().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_machine_is_asked_to_notice_a_dead_one() {
+        use rustix::net::sockopt;
+
+        let (_listener, address) = listener("127.0.0.1:0").await;
+        let stream = dial(&[address], LONG).await.unwrap();
+        notice_death(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 30_000);
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEPALIVE_INTERVAL);
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -54,9 +54,56 @@ pub(super) struct Http2<B> {
     pub(super) sender: http2::SendRequest<Outgoing<B>>,
     /// Whether it ended because the upstream asks for less. The connection's task has the other end.
     pub(super) calmed: watch::Receiver<bool>,
+    pub(super) turns: Arc<Turns>,
+    /// This exchange's stream among those that the upstream allows.
+    pub(super) turn: Option<OwnedSemaphorePermit>,
+}
+
+/// The streams that an upstream allows at a time (SETTINGS_MAX_CONCURRENT_STREAMS). hyper lets the others wait on its own;
+/// this says until when they do, so that nobody holds a wait for one's turn against the upstream. Both lines are first come,
+/// first served.
+#[derive(Debug)]
+pub(super) struct Turns {
+    free: Arc<Semaphore>,
+    /// How many there are in all.
+    allowed: Mutex<usize>,
+}
+
+/// As good as no bound.
+const MOST_TURNS: usize = 1 << 20;
+
+impl Turns {
+    pub(super) fn new() -> Self {
+        Self { free: Arc::new(Semaphore::new(0)), allowed: Mutex::new(0) }
+    }
+
+    /// Takes what the upstream says now.
+    pub(super) fn allow(&self, allowed: usize) {
+        let allowed = allowed.min(MOST_TURNS);
+        let mut known = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(more) = allowed.checked_sub(*known) {
+            self.free.add_permits(more);
+            *known = allowed;
+        } else {
+            // Those in use are taken away another time.
+            let gone = self.free.forget_permits(known.saturating_sub(allowed));
+            *known = known.saturating_sub(gone);
+        }
+    }
+
+    /// Takes a place in line.
+    fn next(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let free = Arc::clone(&self.free);
+        async move { free.acquire_owned().await.ok() }
+    }
 }
 
 impl<B> Http2<B> {
+    /// The turn of a request that is in line now.
+    pub(super) fn next_turn(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<B> {
+        self.turns.next()
+    }
+
     /// Whether a connection that broke off under a request did so because the upstream asks for less. An upstream that says
     /// so and goes away has often accepted the stream before, which then only sees the end.
     pub(super) async fn was_calmed(&mut self) -> bool {
@@ -96,7 +143,12 @@ impl<B: Send + 'static> Connection for Line<B> {
     fn share(&self) -> Option<Self> {
         match self {
             Self::Http1(_) => None,
-            Self::Http2(line) => Some(Self::Http2(Http2 { sender: line.sender.clone(), calmed: line.calmed.clone() })),
+            Self::Http2(line) => Some(Self::Http2(Http2 {
+                sender: line.sender.clone(),
+                calmed: line.calmed.clone(),
+                turns: Arc::clone(&line.turns),
+                turn: None,
+            })),
         }
     }
 }
@@ -362,6 +414,9 @@ pub(super) fn classify(error: &hyper::Error, watch: Option<&Watch>) -> ProxyErro
         let bound = cause.is_parse_too_large().then_some(Bound::UpstreamHead);
         return ProxyError::new(ErrorKind::UpstreamProtocol, format!("the response is not HTTP/1.1: {cause}"))
             .at(bound);
+    }
+    if cause.is_timeout() {
+        return ProxyError::new(ErrorKind::UpstreamReset, "the upstream no longer answers on the connection (PING)");
     }
     if cause.is_incomplete_message() || cause.is_canceled() || cause.is_closed() {
         return ProxyError::new(ErrorKind::UpstreamReset, "the upstream closed the connection before a response head");

@@ -31,6 +31,14 @@ impl Link {
         Self { early, hop }
     }
 
+    /// The socket under it all.
+    pub(super) fn socket(&self) -> &TcpStream {
+        match &self.hop {
+            Hop::Socket(socket) => socket,
+            Hop::Secure(stream) => stream.get_ref().0,
+        }
+    }
+
     /// The socket, if there is nothing else to it.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 //!
 //! **Parents.** Where a proxy comes after this one, `parent` says how a request gets through it.
 
+mod attempt;
 mod dial;
 mod exchange;
 mod link;
@@ -29,23 +30,24 @@ mod tls;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::UPGRADE;
-use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::exchange::{Http1, Http2, Line, Outgoing, Watch, await_head, check_head, says_close, stream_head};
+use self::attempt::{Attempt, deliver, over_http1, over_http2, whole};
+use self::exchange::{Http1, Http2, Line, Turns, check_head};
 use self::link::Hop;
 use self::parent::{Parent, Parents, Way, through};
 use self::pool::{Bounds, Checkout, Grant, HostRef, Lease, Pool, Slot};
@@ -54,7 +56,7 @@ use self::stream::Patient;
 use self::tls::{TlsClients, TlsId};
 use crate::config::settings::{self, HostSettings, Hosts, Limits};
 use crate::core::key::{Key, KeyRef, Scheme};
-use crate::metrics::{Bound, Metrics};
+use crate::metrics::Metrics;
 use crate::proxy::egress::Egress;
 use crate::proxy::error::{AtParent, ErrorKind, ProxyError};
 
@@ -72,6 +74,11 @@ const READ_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// When a connection with streams on it is asked for a sign of life, and how long the upstream may take for it. gRPC servers
+/// end a connection whose client asks more often than every five minutes. Machines that are gone are noticed by TCP.
+const PING_INTERVAL: Duration = Duration::from_secs(360);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often a request is given to a connection at most. With HTTP/1.1 the second is a fresh one, and there is no third.
 const MAX_ATTEMPTS: u32 = 5;
@@ -165,7 +172,9 @@ impl<B: Send + 'static> Upstreams<B> {
                 .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_send_buf_size(SEND_BUFFER);
+                .max_send_buf_size(SEND_BUFFER)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT);
             http2
         });
         let bounds = Bounds {
@@ -278,11 +287,18 @@ where
             };
             let Attempt { answered, kept, watch, calmed } = match line {
                 Line::Http1(line) => over_http1(line, request, timeouts).await,
-                Line::Http2(line) => over_http2(line, to.key, request, timeouts.head).await,
+                Line::Http2(line) => {
+                    over_http2(line, to.key, request, timeouts.head, self.patience(to, hop, true)).await
+                }
             };
             let answered = match answered {
                 Ok(answered) => answered,
+                Err(error) if error.kind() == ErrorKind::PoolTimeout => {
+                    return Err(SendError { error, request: None });
+                }
                 Err(error) => {
+                    // Who gives no answer on it may never give one again.
+                    lease.distrust();
                     let error = if is_forward(hop) { error.at_parent(AtParent::Unknown) } else { error };
                     return Err(SendError { error, request: None });
                 }
@@ -322,6 +338,14 @@ where
         }
     }
 
+    /// How long a request waits for its turn.
+    fn patience(&self, to: &Target<'_>, hop: Option<(&Parent, Way)>, multiplex: bool) -> Duration {
+        let timeouts = &to.host.timeouts;
+        let opening = if multiplex { timeouts.tls.saturating_add(self.inner.dns_timeout) } else { Duration::ZERO };
+        let hop = if hop.is_some() { timeouts.connect.saturating_add(opening) } else { Duration::ZERO };
+        timeouts.connect.saturating_add(opening).saturating_add(hop)
+    }
+
     /// A connection, and whether it was used before.
     async fn acquire(
         &self,
@@ -347,10 +371,7 @@ where
             Checkout::Open(slot) => slot,
             Checkout::Wait(mut waiting) => {
                 // In line for a connection that somebody else is opening, perhaps.
-                let opening =
-                    if multiplex { to.host.timeouts.tls.saturating_add(inner.dns_timeout) } else { Duration::ZERO };
-                let hop = if hop.is_some() { to.host.timeouts.connect.saturating_add(opening) } else { Duration::ZERO };
-                let wait = to.host.timeouts.connect.saturating_add(opening).saturating_add(hop);
+                let wait = self.patience(to, hop, multiplex);
                 match tokio::time::timeout(wait, waiting.granted()).await {
                     Ok(Some(Grant::Connection(lease))) => return Ok((lease, true)),
                     Ok(Some(Grant::Slot(slot))) => slot,
@@ -421,7 +442,10 @@ where
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match &self.http2 {
-            Some(http2) if is_http2 => self.start_http2(http2, stream, slot).await,
+            Some(http2) if is_http2 => {
+                let _ = dial::notice_death(stream.get_ref().0.socket());
+                self.start_http2(http2, stream, slot).await
+            }
             _ => self.start_http1(stream, slot).await,
         }
     }
@@ -456,20 +480,30 @@ where
     {
         self.sweep();
         let handshake = http2.handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|error| {
+        let (sender, mut connection) = handshake.await.map_err(|error| {
             ProxyError::new(ErrorKind::UpstreamReset, format!("the upstream does not begin HTTP/2: {error}"))
         })?;
         let place = slot.place().ok_or_else(|| internal("a slot without a host".to_owned()))?;
         let (calm, calmed) = watch::channel(false);
+        let turns = Arc::new(Turns::new());
+        turns.allow(connection.current_max_send_streams());
+        let driven = Arc::clone(&turns);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                if polled.is_pending() {
+                    driven.allow(connection.current_max_send_streams());
+                }
+                polled
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "a connection to an upstream ended with an error");
                 calm.send_replace(exchange::is_calm(&error));
             }
             drop(calm);
             drop(slot);
         });
-        Ok(place.lease(Line::Http2(Http2 { sender, calmed })))
+        Ok(place.lease(Line::Http2(Http2 { sender, calmed, turns, turn: None })))
     }
 
     fn sweep(&self) {
@@ -489,100 +523,4 @@ fn is_forward(hop: Option<(&Parent, Way)>) -> bool {
 
 fn internal(detail: String) -> ProxyError {
     ProxyError::new(ErrorKind::Internal, detail)
-}
-
-type Answered<B> = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>;
-
-/// One attempt at an exchange.
-struct Attempt<B> {
-    answered: Result<Answered<B>, ProxyError>,
-    kept: Option<Kept<B>>,
-    watch: Option<Arc<Watch>>,
-    /// The upstream ended the whole connection to be asked for less.
-    calmed: bool,
-}
-
-/// What is kept of a request that was given to HTTP/2 in another form, for another attempt.
-struct Kept<B> {
-    head: Parts,
-    /// If it is empty.
-    body: Option<B>,
-}
-
-/// The request again, if nothing of it was sent, or if it `was_refused` and has no body.
-fn whole<B>(message: Option<Request<Outgoing<B>>>, kept: Option<Kept<B>>, was_refused: bool) -> Option<Request<B>>
-where
-    B: Body<Data = Bytes>,
-{
-    match (message, kept) {
-        (Some(message), kept) => {
-            let (head, body) = message.into_parts();
-            let (head, empty) = kept.map_or((head, None), |kept| (kept.head, kept.body));
-            Some(Request::from_parts(head, empty.or_else(|| body.into_inner())?))
-        }
-        (None, Some(Kept { head, body: Some(body) })) if was_refused => Some(Request::from_parts(head, body)),
-        (None, _) => None,
-    }
-}
-
-async fn over_http1<B>(line: &mut Http1<B>, mut request: Request<B>, timeouts: &settings::Timeouts) -> Attempt<B>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    *request.version_mut() = Version::HTTP_11;
-    let (parts, body) = request.into_parts();
-    let (body, watch) = Outgoing::new(body, Some(&line.pressure));
-    let sent = line.sender.try_send_request(Request::from_parts(parts, body));
-    let answered = tokio::select! {
-        answered = await_head(sent, timeouts.head, watch.as_deref()) => answered,
-        // Without `head` nothing else would end it: not even that the client leaves can be seen behind what is unread.
-        () = line.pressure.stands_still(timeouts.body_idle), if watch.is_some() => Err(ProxyError::new(
-            ErrorKind::HeadTimeout,
-            "the upstream neither takes the request body nor answers",
-        )
-        .at(Some(Bound::BodyIdle))),
-    };
-    Attempt { answered, kept: None, watch, calmed: false }
-}
-
-async fn over_http2<B>(line: &mut Http2<B>, key: &Key, request: Request<B>, head: Duration) -> Attempt<B>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let (parts, body) = request.into_parts();
-    let as_stream = stream_head(&parts, key);
-    let (body, empty, watch) = if body.is_end_stream() {
-        (Outgoing::empty(), Some(body), None)
-    } else {
-        let (body, watch) = Outgoing::new(body, None);
-        (body, None, watch)
-    };
-    let kept = Some(Kept { head: parts, body: empty });
-    let sent = line.sender.try_send_request(as_stream.map(|()| body));
-    let answered = await_head(sent, head, watch.as_deref()).await;
-    let calmed = match &answered {
-        Ok(Err(failure)) if exchange::broke_off(failure.error()) => line.was_calmed().await,
-        _ => false,
-    };
-    Attempt { answered, kept, watch, calmed }
-}
-
-/// Puts the lease into the body, so that the connection goes back at its end.
-fn deliver<B: Send + 'static>(
-    response: Response<Incoming>,
-    lease: Lease<Line<B>>,
-    host: &HostSettings,
-) -> Response<ResponseBody<B>> {
-    let (parts, incoming) = response.into_parts();
-    let reusable = parts.version == Version::HTTP_2 || parts.version == Version::HTTP_11 && !says_close(&parts.headers);
-    let lease = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        lease.detach();
-        None
-    } else {
-        Some(lease)
-    };
-    let body = ResponseBody::new(incoming, lease, reusable, host.timeouts.body_idle);
-    Response::from_parts(parts, body)
 }

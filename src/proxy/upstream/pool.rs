@@ -506,6 +506,13 @@ impl<C: Connection> Lease<C> {
         self.connection.as_mut()
     }
 
+    /// The connection may be dead: nobody else is to begin on it. Exchanges that are under way go on.
+    pub(super) fn distrust(&self) {
+        if let Some(number) = self.shared {
+            self.host.forsake(number);
+        }
+    }
+
     /// The exchange ended cleanly: the connection goes back when it is ready for another.
     pub(super) fn finish(mut self) {
         let Some(mut connection) = self.connection.take() else { return };

@@ -35,7 +35,9 @@ impl<C: Connection> Host<C> {
         now: Instant,
     ) -> Option<Lease<C>> {
         let shared = state.shared.as_mut()?;
-        let again = if shared.connection.is_closed() || self.is_old(shared.opened, now) {
+        // An old one that cannot be replaced while it is in use is better than none.
+        let can_renew = state.open < self.bounds.max_connections || shared.leases == 0;
+        let again = if shared.connection.is_closed() || self.is_old(shared.opened, now) && can_renew {
             None
         } else {
             shared.connection.share()
@@ -55,6 +57,15 @@ impl<C: Connection> Host<C> {
         if let Some(shared) = state.shared.as_mut().filter(|shared| shared.number == number) {
             shared.leases = shared.leases.saturating_sub(1);
             shared.since = Instant::now();
+        }
+    }
+
+    /// Nobody else gets a share of this connection.
+    pub(super) fn forsake(&self, number: u64) {
+        let mut over = Discarded::new();
+        let mut state = self.state();
+        if state.shared.as_ref().is_some_and(|shared| shared.number == number) {
+            over.extend(state.shared.take().map(|shared| shared.connection));
         }
     }
 
@@ -345,6 +356,30 @@ mod tests {
         old_task.end();
         let (_first, _task) = open(slot_of(&mut one).expect("a slot"), true);
         assert!(share_of(&mut two).is_some());
+    }
+
+    #[test]
+    fn an_old_connection_in_use_serves_on_where_there_may_be_no_other() {
+        let fixture = Fixture::new(1);
+        let (lease, task) = open(fixture.slot(), true);
+        let old = Instant::now() + Duration::from_secs(301);
+        assert!(matches!(fixture.checkout_at(old), Checkout::Reuse(_)));
+        lease.finish();
+        assert!(matches!(fixture.checkout_at(old), Checkout::Wait(_)), "replaced once it can be");
+        assert_eq!(task.holds(), 0);
+    }
+
+    #[test]
+    fn one_who_distrusts_a_connection_takes_only_that_one_away() {
+        let fixture = Fixture::new(8);
+        let (lease, task) = open(fixture.slot(), true);
+        let other = fixture.reuse();
+        lease.distrust();
+        let (new, _new_task) = open(fixture.slot(), true);
+        other.distrust();
+        drop(fixture.reuse());
+        drop((lease, other, new));
+        assert_eq!(task.holds(), 0);
     }
 
     #[test]
