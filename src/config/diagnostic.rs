@@ -87,6 +87,11 @@ pub(super) fn visible(c: char) -> char {
     }
 }
 
+/// Text for a terminal, whatever of it came from a file.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect()
+}
+
 /// Hides what stands before an `@`, as a user and a password in a URL do, character by character so that columns hold.
 /// Rather too much than too little: a password may hold a `/` that ends it for a parser, but not for a reader.
 pub(crate) fn mask_credentials(text: &str) -> String {
@@ -200,8 +205,7 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message: String = mask_credentials(&self.message).chars().map(visible).collect();
-        writeln!(f, "error: {message}")?;
+        writeln!(f, "error: {}", printable(&mask_credentials(&self.message)).replace('\n', " "))?;
         let mut gutter = 1;
         match self.place() {
             Some(Place::Text { file, line, column, snippet, caret }) => {
@@ -216,10 +220,10 @@ impl fmt::Display for Diagnostic {
             None => {}
         }
         for note in &self.notes {
-            writeln!(f, "{:gutter$} = note: {note}", "")?;
+            writeln!(f, "{:gutter$} = note: {}", "", printable(note))?;
         }
         if let Some(help) = &self.help {
-            writeln!(f, "{:gutter$} = help: {}", "", mask_credentials(help))?;
+            writeln!(f, "{:gutter$} = help: {}", "", printable(&mask_credentials(help)))?;
         }
         Ok(())
     }
@@ -308,6 +312,14 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_a_file_reaches_a_terminal_as_a_command() {
+        let odd = "a\u{1b}[2J\tb\u{202e}";
+        let error = Diagnostic::new(None, odd).note(odd, None).help(odd).to_string();
+        assert!(error.chars().all(|c| c == '\n' || !c.is_control()), "{error:?}");
+        assert!(!error.contains('\u{202e}'), "{error:?}");
+    }
 
     #[test]
     fn a_diagnostic_shows_file_line_column_and_a_caret_under_the_culprit() {

@@ -327,7 +327,9 @@ fn users(file: &[u8]) {
         }
         Err(error) => {
             let shown = error.to_string();
-            let is_shown = |word: &str| word.len() > 12 && shown.contains(word);
+            // What the refusal says of any file is not of this one.
+            let said = secrets::users(Path::new("users"), "-").expect_err("a line without `:`").to_string();
+            let is_shown = |word: &str| word.len() > 12 && shown.contains(word) && !said.contains(word);
             assert!(!text.split(['\n', ':']).any(is_shown), "{shown}");
         }
     }

@@ -454,6 +454,10 @@ fn is_given(given: &Stream, got: &Message, answers: &Stream) -> Result<(), &'sta
     if !sent.has("date") || sent.list("connection").contains(&"date".to_owned()) {
         special.push("date");
     }
+    // Without a body there are no trailers to be announced.
+    if matches!(got.status(), 204 | 304) {
+        special.push("trailer");
+    }
     fields_pass(sent, got, &special)
 }
 
