@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use self::stamp::Stamp;
-use self::verify::{AnyCertificate, ExpectedIdentity, WrongIdentity};
+use self::verify::{Accepts, Identity, Verifier, WrongIdentity};
 use crate::config::secrets;
 use crate::config::settings::{self, Tls, TlsVersion};
 use crate::proxy::error::{ErrorKind, ProxyError};
@@ -220,14 +220,16 @@ impl TlsClients {
             .with_protocol_versions(versions)
             .map_err(TlsSetupError::Versions)?;
         let builder = if tls.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
+            let verifier = Arc::new(Verifier { provider, accepts: Accepts::Anything });
+            builder.dangerous().with_custom_certificate_verifier(verifier)
         } else {
             let roots = Arc::new(self.roots(&tls.ca_files)?);
             if tls.expected_san.is_empty() {
                 builder.with_root_certificates(roots)
             } else {
                 let expected = tls.expected_san.clone();
-                let verifier = Arc::new(ExpectedIdentity { provider, roots, expected });
+                let accepts = Accepts::Identity(Identity { roots, expected });
+                let verifier = Arc::new(Verifier { provider, accepts });
                 builder.dangerous().with_custom_certificate_verifier(verifier)
             }
         };

@@ -35,15 +35,30 @@ impl fmt::Display for WrongIdentity {
 
 impl std::error::Error for WrongIdentity {}
 
-/// Verifies the chain like for any host, and that the certificate has one of the expected names.
+/// Verifies a host's certificate in another way than by the host's name. The handshake itself is always verified.
 #[derive(Debug)]
-pub(super) struct ExpectedIdentity {
+pub(super) struct Verifier {
     pub(super) provider: Arc<CryptoProvider>,
+    pub(super) accepts: Accepts,
+}
+
+/// Which certificates are good.
+#[derive(Debug)]
+pub(super) enum Accepts {
+    /// All, for hosts with `insecure`.
+    Anything,
+    /// Those whose chain is as for any host and that have one of the expected names.
+    Identity(Identity),
+}
+
+/// Who a host is expected to be.
+#[derive(Debug)]
+pub(super) struct Identity {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) expected: Vec<ExpectedSan>,
 }
 
-impl ExpectedIdentity {
+impl Identity {
     fn check(&self, certificate: &CertificateDer<'_>, host: &str) -> Result<(), WrongIdentity> {
         let parsed = EndEntityCert::try_from(certificate);
         let mut expected = Vec::new();
@@ -78,7 +93,7 @@ impl ExpectedIdentity {
     }
 }
 
-impl ServerCertVerifier for ExpectedIdentity {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -87,56 +102,14 @@ impl ServerCertVerifier for ExpectedIdentity {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Accepts::Identity(identity) = &self.accepts else { return Ok(ServerCertVerified::assertion()) };
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
-        match self.check(end_entity, &server_name.to_str()) {
+        verify_server_cert_signed_by_trust_anchor(&certificate, &identity.roots, intermediates, now, algorithms)?;
+        match identity.check(end_entity, &server_name.to_str()) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(wrong) => Err(CertificateError::Other(OtherError(Arc::new(wrong))).into()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Accepts every certificate, for hosts with `insecure`. The handshake itself is still verified.
-#[derive(Debug)]
-pub(super) struct AnyCertificate {
-    pub(super) provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
