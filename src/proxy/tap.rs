@@ -154,8 +154,12 @@ fn look(head: &[u8]) -> Head {
                 // hyper cuts it off, and the next reader of the same line may not.
                 seen.flaw = Some("the target has a fragment (`#`), which stays with the client");
             }
-        } else {
-            seen.content_length |= names_content_length(line);
+        } else if names_content_length(line) {
+            if seen.content_length {
+                // hyper makes one of two that are the same, as it may; HTTP/2 does not, and nobody needs it.
+                seen.flaw = Some("the request has more than one `Content-Length`");
+            }
+            seen.content_length = true;
         }
     }
     seen

@@ -56,10 +56,9 @@ async fn location_is_mapped_back_unless_that_is_switched_off() {
 #[tokio::test]
 async fn several_upstreams_share_an_address_by_prefix() {
     let (one, two) = (Origin::start(|_| ok("one")).await, Origin::start(|_| ok("two")).await);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let holdoff = Holdoff::start(&format!(
-        "[[reverse]]\naddress = [\"{free}\"]\nupstream = \"{}\"\npath = \"/one\"\n\
-         [[reverse]]\naddress = [\"{free}\"]\nupstream = \"{}/base\"\npath = \"/two\"\n",
+        "[[reverse]]\naddress = [\"127.0.0.1:0\"]\nupstream = \"{}\"\npath = \"/one\"\n\
+         [[reverse]]\naddress = [\"127.0.0.1:0\"]\nupstream = \"{}/base\"\npath = \"/two\"\n",
         one.url(),
         two.url()
     ))

@@ -255,7 +255,6 @@ async fn rfc9112_6_2_never_cl_with_te_in_what_we_send() {
             (CHUNKED, "2\r\nhi\r\n0\r\n\r\n"),
             ("Content-Length: 2\r\n", "hi"),
             ("Content-Length: 0\r\n", ""),
-            ("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"),
             ("Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n", "2\r\nhi\r\n0\r\nContent-Length: 9\r\n\r\n"),
             ("", ""),
         ] {
@@ -430,6 +429,8 @@ async fn rfc9112_6_3_invalid_cl_in_a_request_gets_400_and_closed() {
         cases.push(format!("Content-Length: {value}\r\n"));
     }
     for fields in [
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nContent-Length: 05\r\n",
         "Content-Length: 5\r\nContent-Length: 6\r\n",
         "Content-Length: 5\r\nX-A: b\r\ncontent-length: 0\r\n",
         "Content-Length: 0\r\nContent-Length: 5\r\n",
@@ -449,13 +450,9 @@ async fn rfc9112_6_3_invalid_cl_in_a_request_gets_400_and_closed() {
 async fn rfc9112_6_3_invalid_cl_in_a_request_is_told_apart_from_an_odd_one() {
     let (host, stage) = host().await;
     for door in stage.doors() {
-        for fields in [
-            "Content-Length:  \t 5 \t \r\n",
-            "Content-Length:5\r\n",
-            "Content-Length: 5\r\nContent-Length: 5\r\n",
-            "Content-Length: 0000000000000000000000005\r\n",
-            "Content-Length: 5\r\nContent-Length: 05\r\n",
-        ] {
+        for fields in
+            ["Content-Length:  \t 5 \t \r\n", "Content-Length:5\r\n", "Content-Length: 0000000000000000000000005\r\n"]
+        {
             for method in ["POST", "GET", "DELETE"] {
                 let mut client = door.client().await;
                 let next = door.head("GET", "/next", "");
