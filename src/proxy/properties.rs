@@ -327,10 +327,12 @@ fn users(file: &[u8]) {
         }
         Err(error) => {
             let shown = error.to_string();
-            // What the refusal says of any file is not of this one.
-            let said =
-                secrets::users(Path::new("users"), "-").map_or_else(|error| error.to_string(), |_| String::new());
-            let is_shown = |word: &str| word.len() > 12 && shown.contains(word) && !said.contains(word);
+            // Words of ours that stand in the file by chance are shown whatever stands there.
+            let is_ours = |word: &str| {
+                let other = text.replace(word, &"x".repeat(word.len()));
+                secrets::users(Path::new("users"), &other).is_err_and(|error| error.to_string().contains(word))
+            };
+            let is_shown = |word: &str| word.len() > 12 && shown.contains(word) && !is_ours(word);
             assert!(!text.split(['\n', ':']).any(is_shown), "{shown}");
         }
     }
