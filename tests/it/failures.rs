@@ -23,7 +23,7 @@ fn names(answer: &Answer, status: u16, stage: &str, fault: &str, token: &str) {
 
 #[tokio::test]
 async fn a_refused_connection() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_held, closed) = crate::support::refusing();
     let holdoff = Holdoff::start("").await;
     names(&holdoff.get(&format!("http://{closed}/")).await, 502, "connect", "upstream", "connection_refused");
 }

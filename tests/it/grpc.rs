@@ -485,7 +485,7 @@ async fn where_signals_are_only_observed_a_call_passes_and_is_counted() {
 #[tokio::test]
 async fn callers_by_http_1_get_the_same_answers() {
     let holdoff = Holdoff::start("").await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, closed) = crate::support::refusing();
     for (target, code) in [(format!("http://{closed}/a/b"), "14"), ("http://169.254.169.254/a/b".to_owned(), "7")] {
         let mut client = Client::connect(holdoff.proxy()).await;
         let host = target.split('/').nth(2).unwrap().to_owned();

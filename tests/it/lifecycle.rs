@@ -117,7 +117,7 @@ async fn health_knows_a_running_one_from_none() {
     };
     let admin = format!("http://{}", program.address("admin"));
     assert_eq!(tokio::task::spawn_blocking(move || health(admin)).await.unwrap(), Some(0));
-    let none = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, none) = crate::support::refusing();
     let health = |admin: String| {
         Command::new(env!("CARGO_BIN_EXE_holdoff")).args(["health", "--admin", &admin]).output().unwrap().status.code()
     };

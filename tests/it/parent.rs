@@ -336,7 +336,7 @@ async fn the_longer_wait_is_served_and_a_refusal_takes_no_probe_of_the_other_key
 
 #[tokio::test]
 async fn a_parent_that_cannot_be_reached_fails_at_its_own_key() {
-    let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_held, address) = crate::support::refusing();
     let more = "[defaults.breaker]\nfailure_threshold = 1\n";
     let holdoff = behind(format!("http://{address}"), more).await;
     let answer = holdoff.get("http://peer.invalid/").await;

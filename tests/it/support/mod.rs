@@ -37,3 +37,11 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
     })
     .await;
 }
+
+/// An address that refuses connections for as long as the socket is held: it is taken, and nobody listens.
+pub fn refusing() -> (tokio::net::TcpSocket, std::net::SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}

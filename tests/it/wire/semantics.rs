@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::peer::Echo;
 use crate::support::client::{Answer, Client};
@@ -598,7 +597,7 @@ async fn rfc9110_15_2_1xx_are_forwarded_never_to_http_1_0() {
 #[tokio::test]
 async fn rfc9110_15_5_20_never_makes_a_421() {
     let origin = Origin::start(|_| answer(421, "Misdirected Request", &[], "theirs")).await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_held, closed) = crate::support::refusing();
     let holdoff = Holdoff::start(&format!(
         "[[reverse]]\naddress = [\"127.0.0.1:0\"]\nupstream = \"https://{closed}\"\npath = \"/only\"\n"
     ))
@@ -652,7 +651,7 @@ async fn rfc9209_2_proxy_status() {
         _ => answer(200, "OK", &[("Proxy-Status", "far; received-status=200, edge-7; error=dns_error")], ""),
     })
     .await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_held, closed) = crate::support::refusing();
     let holdoff = Holdoff::start("[listen]\naddress = [\"127.0.0.1:0\"]\nname = \"edge-7\"\n").await;
     let mut client = holdoff.client().await;
     // What others say passes; what claims to be ours does not.

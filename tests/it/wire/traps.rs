@@ -291,7 +291,7 @@ struct Refusal {
 async fn trap_undrained_body_behind_a_refusal_is_drained_or_the_connection_closes() {
     let (origin, witness) = (Origin::start(|_| ok("fine")).await, Origin::start(|_| ok("evil")).await);
     let silent = Origin::start(|_| Reply::Hang).await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_held, closed) = crate::support::refusing();
     let dir = tempfile::tempdir().unwrap();
     let users = dir.path().join("users");
     std::fs::write(&users, format!("ann:{}\n", bcrypt::hash("word", 4).unwrap())).unwrap();
