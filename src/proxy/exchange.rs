@@ -1,8 +1,9 @@
 //! One request: admitted by the table, sent, its response read for signals and passed on; or answered here.
 //!
 //! The order matters. The permit is completed at the response head, with one reading of the clock, before a byte of the
-//! response is passed on; that of a gRPC call that goes well so far waits for the trailers. If the client leaves, hyper drops the future: the connection to the upstream closes and the
-//! dropped permit counts as cancelled.
+//! response is passed on; that of a gRPC call that goes well so far waits for the trailers. If the client leaves, hyper
+//! drops the future: the connection to the upstream closes, or its stream is reset, and the dropped permit counts as
+//! cancelled.
 
 use std::future::poll_fn;
 use std::pin::Pin;

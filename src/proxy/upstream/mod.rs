@@ -1,10 +1,10 @@
-//! Connections to upstreams: from a key to a response, through our own pool over hyper's HTTP/1 client.
+//! Connections to upstreams: from a key to a response, through our own pool over hyper's clients.
 //!
 //! A request takes an idle connection if there is one. Else the name is looked up, every address is checked against
 //! [`Egress`], and one that passed is dialled. The connection goes back when the response body has ended cleanly.
 //!
-//! **Again or not.** An idle connection may have died unnoticed. A request is sent a second time, once, on a fresh
-//! connection, when hyper gives it back: that proves that no byte of it was written. A connection that breaks after that is
+//! **Again or not.** An idle connection may have died unnoticed. A request is sent again when hyper gives it back,
+//! with HTTP/1.1 on a fresh connection: that proves that no byte of it was written. A connection that breaks after that is
 //! an error whatever the method, since the upstream may have acted on the request (RFC 9110 §9.2.2) and the client knows
 //! better than we do whether again makes sense. hyper looks for the peer's close before it writes, so that the window is
 //! the time a packet needs. On HTTP/2 an upstream can say itself that it has not looked at a request (RFC 9113 §8.7); then
