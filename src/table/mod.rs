@@ -86,7 +86,10 @@ impl<X: Send + Sync + 'static> Eq for Slot<X> {}
 impl<X: Send + Sync + 'static> papaya::Equivalent<Slot<X>> for KeyRef<'_> {
     fn equivalent(&self, slot: &Slot<X>) -> bool {
         let key = slot.0.key();
-        self.port() == key.port() && self.scheme() == key.scheme() && self.host() == key.host()
+        self.port() == key.port()
+            && self.scheme() == key.scheme()
+            && self.host() == key.host()
+            && self.scope() == key.scope()
     }
 }
 
