@@ -10,7 +10,8 @@ use ipnet::IpNet;
 
 use super::hosts::Index;
 use crate::core::key::{Key, KeyRef, Scheme};
-use crate::core::policy::Policy;
+use crate::core::level::{Level, Template};
+use crate::core::policy::{BreakerLimits, Policy};
 
 pub use crate::synthetic::{Answer, AnswerFormat};
 
@@ -384,14 +385,55 @@ pub enum HostTarget {
 /// The settings one host gets.
 #[derive(Clone, Debug)]
 pub struct HostSettings {
+    /// The preset that the table names.
+    pub preset: Option<Box<str>>,
+    /// The paths that the table is for; empty: all.
+    pub paths: Vec<Template>,
+    /// The key that the table's hosts share, if they do.
+    pub group: Option<Key>,
+    /// Levels narrower than the host, from wide to narrow.
+    pub levels: Arc<[Level]>,
     /// The decision core's part.
     pub policy: Arc<Policy>,
+    /// What happens to a request while its key cools.
+    pub on_cooldown: OnCooldown,
     /// Synthetic answers.
     pub answer: Answer,
     /// TLS towards the host.
     pub tls: Tls,
     /// Timeouts.
     pub timeouts: Timeouts,
+}
+
+impl HostSettings {
+    /// The scope of the key of a table with `paths`: `paths=/v1/*`, and `,+2` where there are two more. No two tables of a
+    /// host have a path in common. Empty for a table without paths.
+    pub fn scope(&self) -> String {
+        match self.paths.as_slice() {
+            [] => String::new(),
+            [path] => format!("paths={}", path.as_str()),
+            [path, more @ ..] => format!("paths={},+{}", path.as_str(), more.len()),
+        }
+    }
+
+    /// The policy of the levels: the breaker stands at the host alone (SPEC 4.3).
+    pub fn level_policy(&self) -> Arc<Policy> {
+        if self.policy.breaker.failure_threshold == 0 {
+            return Arc::clone(&self.policy);
+        }
+        Arc::new(Policy { breaker: BreakerLimits::default(), ..Policy::clone(&self.policy) })
+    }
+}
+
+/// What happens to a request while its key cools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCooldown {
+    /// It is answered here.
+    #[default]
+    Answer,
+    /// Its connection is closed without an answer, for nodes that count a 429 as the item's failure but a broken
+    /// connection not.
+    Close,
 }
 
 /// `[defaults.tls]`

@@ -16,7 +16,7 @@ use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
     Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
+    ListenAddress, Log, LogFormat, Metrics, OnCooldown, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
 };
 use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
@@ -280,7 +280,12 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
 
 fn built_in() -> HostSettings {
     HostSettings {
+        preset: None,
+        paths: Vec::new(),
+        group: None,
+        levels: Arc::default(),
         policy: Arc::new(Policy::default()),
+        on_cooldown: OnCooldown::Answer,
         answer: Answer::default(),
         tls: Tls::default(),
         timeouts: Timeouts {
@@ -342,7 +347,12 @@ fn host_settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &
     }
     let policy = if policy == *base.policy { Arc::clone(&base.policy) } else { Arc::new(policy) };
     HostSettings {
+        preset: base.preset.clone(),
+        paths: base.paths.clone(),
+        group: base.group.clone(),
+        levels: Arc::clone(&base.levels),
         policy,
+        on_cooldown: base.on_cooldown,
         answer: answer(reader, section, &base.answer),
         tls: tls::read(reader, section, &base.tls),
         timeouts: timeouts(reader, section, &base.timeouts),

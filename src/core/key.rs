@@ -115,12 +115,7 @@ impl<'a> KeyRef<'a> {
 
     /// The key, owned.
     pub fn to_key(&self) -> Key {
-        Key {
-            scheme: self.scheme,
-            host: self.host.as_ref().into(),
-            port: self.port,
-            scope: self.scope.as_ref().into(),
-        }
+        Key { scheme: self.scheme, host: self.host.as_ref().into(), port: self.port, scope: self.scope.as_ref().into() }
     }
 }
 

@@ -19,6 +19,9 @@ const MAX_PART: usize = 128;
 /// The most segments of a template.
 const MAX_SEGMENTS: usize = 32;
 
+/// The longest template, in bytes.
+const MAX_TEMPLATE: usize = 128;
+
 /// By what a level tells requests apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum By {
@@ -203,7 +206,7 @@ impl Template {
             return Err(TemplateError::Character);
         }
         let parts: Vec<&str> = rest.split('/').collect();
-        if parts.len() > MAX_SEGMENTS {
+        if parts.len() > MAX_SEGMENTS || text.len() > MAX_TEMPLATE {
             return Err(TemplateError::TooLong);
         }
         let last = parts.len().saturating_sub(1);
@@ -300,7 +303,7 @@ pub enum TemplateError {
     Slash,
     /// It has a character that paths do not have.
     Character,
-    /// It has more than 32 segments.
+    /// It has more than 32 segments or 128 bytes.
     TooLong,
     /// A `{`, `}` or `*` is not a segment of its own.
     Place,
@@ -311,7 +314,7 @@ impl fmt::Display for TemplateError {
         f.write_str(match self {
             Self::Slash => "a path that starts with `/`, such as `/v1/*`",
             Self::Character => "a path of printable ASCII characters without `?` and `#`",
-            Self::TooLong => "a path of at most 32 segments",
+            Self::TooLong => "a path of at most 32 segments and 128 bytes",
             Self::Place => "`{name}` and `*` as whole segments, such as `/repos/{owner}/*`",
         })
     }
@@ -388,12 +391,14 @@ mod tests {
             assert_eq!(Template::new(text).unwrap_err(), error, "{text}");
         }
         assert_eq!(Template::new(&"/a".repeat(33)).unwrap_err(), TemplateError::TooLong);
-        assert!(Template::new(&"/a".repeat(32)).is_ok());
+        assert_eq!(Template::new(&format!("/{}", "a".repeat(128))).unwrap_err(), TemplateError::TooLong);
+        assert!(Template::new(&"/a".repeat(32)).is_ok() && Template::new(&format!("/{}", "a".repeat(127))).is_ok());
     }
 
     #[test]
     fn of_two_templates_that_fit_one_path_the_more_specific_is_greater() {
-        for (one, other) in [("/a/b", "/a/*"), ("/a/{x}", "/a/*"), ("/a/*/c", "/*/b/c"), ("/a/b/*", "/a/*"), ("/a", "/*")]
+        for (one, other) in
+            [("/a/b", "/a/*"), ("/a/{x}", "/a/*"), ("/a/*/c", "/*/b/c"), ("/a/b/*", "/a/*"), ("/a", "/*")]
         {
             let (one, other) = (template(one), template(other));
             assert_eq!((one.rank(&other), other.rank(&one)), (Ordering::Greater, Ordering::Less));
@@ -422,9 +427,8 @@ mod tests {
         headers.insert("authorization", HeaderValue::from_static("Bearer sesame"));
         let by = [By::Header(HeaderName::from_static("authorization")), By::Query("key".into())];
         let level = level(&by, &[]);
-        let scope = |query, headers: &HeaderMap| {
-            level.scope(&asked(&Method::GET, "/", query, headers), &hash).unwrap().text
-        };
+        let scope =
+            |query, headers: &HeaderMap| level.scope(&asked(&Method::GET, "/", query, headers), &hash).unwrap().text;
         let with = scope(Some("a=1&key=secret"), &headers);
         assert!(!with.contains("sesame") && !with.contains("secret"), "{with}");
         assert_ne!(with, scope(Some("key=other"), &headers));
