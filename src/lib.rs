@@ -91,6 +91,8 @@ pub mod proxy;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
 #[cfg(feature = "sidecar")]
+pub mod state;
+#[cfg(feature = "sidecar")]
 pub mod synthetic;
 #[cfg(feature = "sidecar")]
 pub mod telemetry;
