@@ -33,7 +33,7 @@ pub(super) fn complete(
 ) -> u64 {
     let metrics = &entry.attached().metrics;
     metrics.reading(reading);
-    if reading.outcome == Outcome::Success {
+    if reading.outcome.is_success() {
         metrics.success(wall);
     }
     permit.map_or(0, |permit| finish(permit, reading, entry.key(), now))
@@ -41,7 +41,7 @@ pub(super) fn complete(
 
 /// Completes a permit with what a response says. Returns the number of the error line, 0 when there is none.
 pub(super) fn finish(permit: Permit<Host>, reading: &Reading, key: &Key, now: Instant) -> u64 {
-    let line = tells(&reading.outcome).then(|| line(key, reading));
+    let line = reading.outcome.is_trouble().then(|| line(key, reading));
     let number = permit.complete(&reading.outcome, Some(reading.status.as_u16()), line.as_deref(), now, clock::draw());
     if line.is_some() { number } else { 0 }
 }
@@ -49,7 +49,7 @@ pub(super) fn finish(permit: Permit<Host>, reading: &Reading, key: &Key, now: In
 /// Completes a permit with an error that means `outcome`. What says nothing about the host is as if nothing had been sent.
 pub(super) fn fail(permit: Permit<Host>, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
     let line = || format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = tells(outcome).then(line);
+    let line = outcome.is_trouble().then(line);
     permit.complete(outcome, None, line.as_deref(), now, clock::draw());
 }
 
@@ -59,11 +59,6 @@ pub(super) fn keep_message(entry: &Entry<Host>, number: u64, trailers: &HeaderMa
     if number != 0 && !message.is_empty() {
         entry.add_error_body(number, &printable(message.trim_ascii_end(), EXCERPT));
     }
-}
-
-/// Whether an outcome is one that people want to read about.
-const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
 }
 
 /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10), or `gRPC 8 from …`
@@ -146,7 +141,7 @@ impl Pending {
         let rules = &self.entry.attached().settings.policy.signals;
         let reading = reading.with_trailers(rules, trailers, now.saturating_since(self.head_at));
         // A success is counted once.
-        let permit = self.permit.take().filter(|_| self.lease.is_some() || tells(&reading.outcome));
+        let permit = self.permit.take().filter(|_| self.lease.is_some() || reading.outcome.is_trouble());
         let number = complete(&self.entry, permit, &reading, now, clock::wall());
         if let Some(trailers) = trailers.filter(|_| self.keeps_message) {
             keep_message(&self.entry, number, trailers);
