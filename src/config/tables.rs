@@ -369,6 +369,7 @@ fn signals<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &SignalR
         hintless: reader.get(s, "hintless", base.hintless),
         trust_hints: reader.get(s, "trust_hints", base.trust_hints),
         fractional_seconds: reader.get(s, "fractional_seconds", base.fractional_seconds),
+        ..base.clone()
     };
     reader.finish(section);
     signals
@@ -405,6 +406,7 @@ fn breaker<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Breaker
         initial: reader.get(s, "initial", base.initial),
         growth: reader.get(s, "growth", base.growth),
         max: reader.get(s, "max", base.max),
+        classes: base.classes,
     };
     reader.finish(section);
     breaker

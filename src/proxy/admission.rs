@@ -306,7 +306,7 @@ impl Hop {
             }
         }
         match reading.outcome {
-            Outcome::Signal(_) | Outcome::Relayed(_) => {
+            Outcome::Signal(_) | Outcome::OffLadder(_) => {
                 let _ = self.learn(&reading, now);
                 Outcome::Neutral
             }

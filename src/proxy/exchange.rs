@@ -135,7 +135,8 @@ pub(super) async fn run(
     };
     let record = Record::new(&context.shared, Some(&entry), &request, arrived);
     let settings = Arc::clone(keys.settings(&entry));
-    let exchange = Exchange { client, entry: &entry, settings: &settings, keys, hop, would, shape, arrived };
+    let ignored = settings.policy.signals.ignore_methods.contains(request.method());
+    let exchange = Exchange { client, entry: &entry, settings: &settings, ignored, keys, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
 }
 
@@ -170,6 +171,8 @@ struct Exchange<'a> {
     client: &'a Client,
     entry: &'a Arc<Entry<Host>>,
     settings: &'a HostSettings,
+    /// Whether signals in answers to the method mean nothing.
+    ignored: bool,
     keys: Keys,
     hop: Option<Hop>,
     would: Option<Reason>,
@@ -306,6 +309,7 @@ impl Exchange<'_> {
         let reads = self.keys.feeds() || self.would.is_some();
         let reading = (reads && !matches!(word, Word::Parent(_))).then(|| {
             let reading = classify::response(&self.settings.policy.signals, status, response.headers(), wall);
+            let reading = if self.ignored { reading.of_ignored_method() } else { reading };
             if matches!(word, Word::Relayed) { reading.relayed() } else { reading }
         });
         let mark = self.settings.answer.annotate.then(|| {

@@ -31,9 +31,9 @@ const MAX_BUCKET: usize = 128;
 pub(super) struct Place {
     pub(super) entry: Arc<Entry<Host>>,
     /// `None`: the base.
-    level: Option<usize>,
+    pub(super) level: Option<usize>,
     /// Of a level with buckets.
-    scope: Option<Scope>,
+    pub(super) scope: Option<Scope>,
 }
 
 /// The keys of a request before they are asked, the base first.
@@ -240,7 +240,7 @@ impl Divided {
 
     /// The place of the key that an outcome is for, the base being 0.
     fn target(&self, told: &Told<'_>) -> usize {
-        if !matches!(told.outcome, Outcome::Signal(_) | Outcome::Relayed(_)) {
+        if !matches!(told.outcome, Outcome::Signal(_) | Outcome::OffLadder(_) | Outcome::Exhausted(_)) {
             return 0;
         }
         let narrowest = self.levels.len();
@@ -292,8 +292,9 @@ impl Divided {
 fn beside<'a>(report: &Report<'a>, wider: bool) -> Report<'a> {
     let outcome = match report.outcome {
         // The host answered, and named a narrower limit.
-        Outcome::Signal(_) | Outcome::Relayed(_) if wider => &Outcome::Answered,
-        Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_) => &Outcome::Neutral,
+        Outcome::Signal(_) | Outcome::OffLadder(_) if wider => &Outcome::Answered,
+        Outcome::Signal(_) | Outcome::OffLadder(_) | Outcome::Failing(_) => &Outcome::Neutral,
+        Outcome::Exhausted(_) => &Outcome::Success,
         outcome => outcome,
     };
     Report { outcome, error: None, ..*report }

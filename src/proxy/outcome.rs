@@ -36,10 +36,10 @@ pub(super) fn complete(
 ) -> Option<Line> {
     let metrics = &entry.attached().metrics;
     metrics.reading(reading);
-    if reading.outcome == Outcome::Success {
+    if reading.outcome.is_success() {
         metrics.success(wall);
     }
-    let line = tells(&reading.outcome).then(|| line(entry.key(), reading));
+    let line = reading.outcome.is_trouble().then(|| line(entry.key(), reading));
     let told = Told {
         outcome: &reading.outcome,
         status: Some(reading.status.as_u16()),
@@ -52,21 +52,14 @@ pub(super) fn complete(
 
 /// Completes a permit of one key with what a response says. Returns the number of the error line, 0 when there is none.
 pub(super) fn finish(permit: Permit<Host>, reading: &Reading, key: &Key, now: Instant) -> u64 {
-    let line = tells(&reading.outcome).then(|| line(key, reading));
+    let line = reading.outcome.is_trouble().then(|| line(key, reading));
     let number = permit.complete(&reading.outcome, Some(reading.status.as_u16()), line.as_deref(), now, clock::draw());
     if line.is_some() { number } else { 0 }
 }
 
 /// Tells the keys of a request of an error that means `outcome`. What says nothing about the host is as if nothing had
 /// been sent. `key` is the host's.
-pub(super) fn fail(
-    shared: &Shared,
-    keys: &mut Keys,
-    outcome: &Outcome,
-    error: &ProxyError,
-    key: &Key,
-    now: Instant,
-) {
+pub(super) fn fail(shared: &Shared, keys: &mut Keys, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
     let line = failure_line(outcome, error, key);
     let _ = keys.tell(shared, &Told { outcome, status: None, line: line.as_deref(), scope: None, now });
 }
@@ -74,7 +67,7 @@ pub(super) fn fail(
 /// The error line of a failure.
 pub(super) fn failure_line(outcome: &Outcome, error: &ProxyError, key: &Key) -> Option<String> {
     let line = || format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    tells(outcome).then(line)
+    outcome.is_trouble().then(line)
 }
 
 /// Adds the message of a gRPC call to its error line.
@@ -84,11 +77,6 @@ pub(super) fn keep_message(line: Option<&Line>, trailers: &HeaderMap) {
     if !message.is_empty() {
         entry.add_error_body(*number, &printable(message.trim_ascii_end(), EXCERPT));
     }
-}
-
-/// Whether an outcome is one that people want to read about.
-const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
 }
 
 /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10), or `gRPC 8 from …`
@@ -173,7 +161,7 @@ impl Pending {
         let rules = &self.keys.settings(&self.entry).policy.signals;
         let reading = reading.with_trailers(rules, trailers, now.saturating_since(self.head_at));
         // A success is counted once.
-        if self.lease.is_none() && !tells(&reading.outcome) {
+        if self.lease.is_none() && !reading.outcome.is_trouble() {
             self.keys.cancel();
         }
         let line = complete(&self.shared, &self.entry, &mut self.keys, &reading, now, clock::wall());

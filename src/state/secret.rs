@@ -126,7 +126,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn from_hex(text: &str) -> Vec<u8> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or_default();
+    let digit =
+        |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or_default();
     let byte = |pair: &[u8]| pair.iter().fold(0_u8, |sum, byte| sum.wrapping_shl(4) | digit(byte));
     text.as_bytes().chunks(2).map(byte).collect()
 }
@@ -174,7 +175,11 @@ impl fmt::Display for SecretError {
         match self {
             Self::Random => f.write_str("expected random bytes from the system, found none"),
             Self::Io { path, doing, .. } => {
-                write!(f, "expected to {doing} `{}`, what credentials are hashed with ([state] secret_file)", path.display())
+                write!(
+                    f,
+                    "expected to {doing} `{}`, what credentials are hashed with ([state] secret_file)",
+                    path.display()
+                )
             }
             Self::Owner { path, ours, found } => write!(
                 f,

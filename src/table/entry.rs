@@ -315,7 +315,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         if let Some(status) = status {
             self.counters.note_status(status);
         }
-        if matches!(outcome, Outcome::Success | Outcome::Connected) {
+        if outcome.is_success() {
             self.counters.count_success(now);
         }
         if self.says_nothing(&claim, outcome) {
@@ -330,7 +330,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             let Some(admission) = inner.admission_of(&claim) else { return Ok(0) };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.observe(policy, admission, outcome, now, draw, &mut events);
-            if matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_)) {
+            if outcome.is_trouble() {
                 self.counters.end_row();
             }
             self.publish(&mut inner);
@@ -358,7 +358,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 !word.owes_success() || epoch.is_some_and(|epoch| epoch != word.epoch())
             }
             Outcome::Answered | Outcome::Neutral => true,
-            Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_) => false,
+            Outcome::Signal(_) | Outcome::OffLadder(_) | Outcome::Exhausted(_) | Outcome::Failing(_) => false,
         }
     }
 

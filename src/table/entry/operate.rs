@@ -41,7 +41,9 @@ impl<X: Send + Sync + 'static> Entry<X> {
         let asked = inner.machine.clone().admit(&inner.policy, purpose, now, &mut Events::default());
         let Decision::ShortCircuit(refusal) = asked else { return None };
         match frozen {
-            Some(until) if mode != Mode::Enforce => Some(Objection { refusal: manual(until, now, refusal), enforced: true }),
+            Some(until) if mode != Mode::Enforce => {
+                Some(Objection { refusal: manual(until, now, refusal), enforced: true })
+            }
             _ => of(mode, refusal),
         }
     }
