@@ -228,12 +228,12 @@ fn offset(date: UnixTime, wall: UnixTime) -> i64 {
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
+    use http::header::{CONTENT_TYPE, RETRY_AFTER};
 
     use super::*;
     use crate::core::decision::Source;
-    use crate::core::signal::grpc::{Code, GRPC_STATUS};
+    use crate::core::signal::grpc::{Code, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+    use crate::core::signal::{MAX_RECEIVED, retry_after};
 
     const WALL: UnixTime = UnixTime::from_secs(1_795_168_800); // 2026-11-20T10:00:00Z
 

@@ -335,10 +335,34 @@ mod tests {
 
     #[test]
     fn words_are_those_of_logs_and_metrics() {
-        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after", "grpc_status", "grpc_retry_pushback_ms"]);
+        assert_eq!(
+            Field::ALL.map(Field::as_str),
+            [
+                "retry_after",
+                "retry_after_ms",
+                "x_ms_retry_after_ms",
+                "vendor_reset",
+                "vendor_remaining",
+                "rate_limit",
+                "rate_limit_policy",
+                "grpc_status",
+                "grpc_retry_pushback_ms",
+                "body"
+            ]
+        );
         assert_eq!(
             Cause::ALL.map(Cause::as_str),
-            ["malformed", "negative", "empty", "fraction", "too_long", "too_many", "duplicate", "saturated"]
+            [
+                "malformed",
+                "negative",
+                "empty",
+                "fraction",
+                "too_long",
+                "too_many",
+                "duplicate",
+                "saturated",
+                "unsupported"
+            ]
         );
         for (failure, word) in [
             (Failure::Dns, "dns"),
