@@ -166,6 +166,7 @@ fn breaker<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Breaker
         initial: reader.get(s, "initial", base.initial),
         growth: reader.get(s, "growth", base.growth),
         max: reader.get(s, "max", base.max),
+        classes: reader.get(s, "classes", base.classes),
     };
     reader.finish(section);
     breaker

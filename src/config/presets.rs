@@ -66,8 +66,9 @@ fn blocks() -> Vec<(&'static str, &'static str)> {
         if line.starts_with('#') {
             comment = comment.or(Some(at));
         } else {
-            let name = line.trim_end().strip_prefix("[preset.").and_then(|rest| rest.strip_suffix(']'));
-            if let Some(name) = name.filter(|name| !name.contains('.')) {
+            let header = line.trim_start_matches('[').strip_prefix("preset.").filter(|_| line.starts_with('['));
+            let name = header.and_then(|header| header.split(['.', ']']).next());
+            if let Some(name) = name.filter(|name| starts.last().is_none_or(|(last, _)| last != name)) {
                 starts.push((name, comment.unwrap_or(at)));
             }
             comment = None;

@@ -13,6 +13,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: 
         hintless: reader.get(s, "hintless", base.hintless),
         trust_hints: reader.get(s, "trust_hints", base.trust_hints),
         fractional_seconds: reader.get(s, "fractional_seconds", base.fractional_seconds),
+        ..base.clone()
     };
     reader.finish(section);
     signals

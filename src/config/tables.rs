@@ -15,7 +15,7 @@ use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
     Admin, Egress, EgressRule, Hosts, Intercept, Limits, Listen, ListenAddress, Log, LogFormat, Metrics, Reverse,
-    Settings, Shutdown, Upstream,
+    Settings, Shutdown, State, Upstream,
 };
 use super::tls;
 use super::value::{HostHeader, Ports, Private, Setting, Size};
@@ -43,10 +43,11 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     let (egress, private) = egress(reader, root);
     let upstream = upstream(reader, root);
     let hosts = policies::read(reader, root);
+    let state = state(reader, root);
     let limits = limits(reader, root);
     let shutdown = shutdown(reader, root);
     let mut settings =
-        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, state, limits, shutdown };
     settings.egress.allow_private = match private {
         Private::Auto => settings.all_loopback(),
         Private::Allow => true,
@@ -271,6 +272,13 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
     }
     reader.finish(section);
     upstream
+}
+
+fn state<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> State {
+    let mut section = reader.section(root, "state");
+    let state = State { secret_file: reader.optional::<PathBuf>(&mut section, "secret_file", None) };
+    reader.finish(section);
+    state
 }
 
 fn limits<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Limits {

@@ -1,23 +1,27 @@
-//! Response head → outcome (SPEC 2.8, 2.9): what a status and its fields mean for the key that was asked.
+//! Response head → outcome (SPEC 2.7 to 2.10, 4.3): what a status and its fields mean for the key that was asked.
 //!
 //! Fields are read only where they can matter, which is on statuses that may be a signal; a good answer costs no more
-//! than its `Date`. Transport failures need no reading and are made where they happen.
+//! than its `Date`, unless the policy asks what is left. Transport failures need no reading and are made where they happen.
 //!
 //! A gRPC response that went well so far says what became of the call only behind its body: its reading awaits trailers
 //! (SPEC 2.12), and is a success until they come.
 
 use std::time::Duration;
 
-use http::header::{AGE, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::header::{AGE, DATE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::decision::Reason;
 use super::policy::{Hintless, SignalRules};
-use super::signal::date::host_clock;
-use super::signal::grpc::{self, GRPC_RETRY_PUSHBACK_MS};
-use super::signal::retry_after::{self, Context};
-use super::signal::{Cause, Causes, Failure, Field, Hint, MAX_RECEIVED, Outcome, Signal, printable};
+use super::signal::date::{host_clock, is_fresh, trim};
+use super::signal::grpc;
+use super::signal::retry_after::Context;
+use super::signal::{Cause, Failure, Field, Hint, Outcome, Signal};
 use super::time::UnixTime;
+
+mod fields;
+
+use fields::{Fields, Oddities};
 
 /// What a response says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,35 +34,61 @@ pub struct Reading {
     pub clock_offset: Option<i64>,
     /// The wait the host named, before any bound and whether or not it is trusted.
     pub hint_seen: Option<Hint>,
-    retry_after: Causes,
-    /// What is known of the call, where it is gRPC.
-    call: Option<grpc::Reading>,
+    /// Which of [`SignalRules::scopes`] says what the signal is about: the first whose field is as it says. None where the
+    /// response is no signal.
+    pub scope: Option<usize>,
+    errors: Oddities,
+    /// The code of the call, where it is gRPC.
+    code: Option<grpc::Code>,
     /// What of the head matters when the trailers come.
-    unfinished: Option<Fields>,
+    unfinished: Option<Box<Fields>>,
+    /// The request had a method whose signals say nothing about the key.
+    is_ignored: bool,
 }
 
 impl Reading {
     /// What the response means when another holdoff made it (SPEC 2.13): its hint only, and nothing without one.
     pub fn relayed(mut self) -> Self {
         self.outcome = match self.outcome {
-            Outcome::Signal(signal) if signal.hint.is_some() => Outcome::Relayed(signal),
+            Outcome::Signal(signal) | Outcome::OffLadder(signal) | Outcome::Exhausted(signal)
+                if signal.hint.is_some() =>
+            {
+                Outcome::OffLadder(signal)
+            }
             _ => Outcome::Neutral,
         };
         self
     }
 
+    /// What the response means when the request had one of [`SignalRules::ignore_methods`]: a signal is about that request
+    /// only, and says nothing about the key. It holds for trailers that are still to come, too.
+    #[must_use]
+    pub fn of_ignored_method(mut self) -> Self {
+        self.is_ignored = true;
+        self.without_ignored()
+    }
+
+    fn without_ignored(mut self) -> Self {
+        if !self.is_ignored {
+            return self;
+        }
+        self.outcome = match self.outcome {
+            Outcome::Signal(_) | Outcome::OffLadder(_) => Outcome::Neutral,
+            Outcome::Exhausted(_) => Outcome::Success,
+            other => return Self { outcome: other, ..self },
+        };
+        self.scope = None;
+        self
+    }
+
     /// What was odd or could not be read, by field; each pair at most once.
     pub fn errors(&self) -> impl Iterator<Item = (Field, Cause)> {
-        let call = self.call.as_ref();
-        let of = |field, causes: Causes| causes.iter().map(move |cause| (field, cause));
-        of(Field::RetryAfter, self.retry_after)
-            .chain(of(Field::GrpcStatus, call.map_or_else(Causes::default, |call| call.status)))
-            .chain(of(Field::GrpcRetryPushback, call.map_or_else(Causes::default, |call| call.pushback)))
+        self.errors.iter()
     }
 
     /// The gRPC status, where there is one.
-    pub fn grpc_code(&self) -> Option<grpc::Code> {
-        self.call.map(|call| call.code)
+    pub const fn grpc_code(&self) -> Option<grpc::Code> {
+        self.code
     }
 
     /// Whether trailers will say what the response means (gRPC). Until then it is a success.
@@ -75,43 +105,55 @@ impl Reading {
             return Self { outcome: Outcome::Answered, ..self };
         };
         // A wait counts from the arrival of what names it.
-        if let Some(hint) = &mut fields.retry_after.hint {
-            hint.wait = hint.wait.saturating_sub(since);
-        }
-        self.of_call(rules, call, fields, trailers)
+        fields.let_pass(since);
+        self.of_call(rules, &call, *fields, trailers)
     }
 
-    fn of_call(mut self, rules: &SignalRules, call: grpc::Reading, mut fields: Fields, trailers: &HeaderMap) -> Self {
-        self.call = Some(call);
-        fields.later = call.hint;
-        if fields.received.is_none() || fields.retry_after.hint.is_none() && call.hint.is_some() {
-            fields.received = received(trailers, &GRPC_RETRY_PUSHBACK_MS, "grpc-retry-pushback-ms");
-        }
+    fn of_call(mut self, rules: &SignalRules, call: &grpc::Reading, mut fields: Fields, trailers: &HeaderMap) -> Self {
+        self.code = Some(call.code);
+        self.errors.add(Field::GrpcStatus, call.status);
+        fields.add_pushback(call, trailers);
+        fields.scope = fields.scope.or_else(|| scope(rules, trailers));
         self.of_status(rules, call.code.counts_as(), fields)
     }
 
     /// Decides by a status, an HTTP one or that for which a gRPC one stands.
     fn of_status(mut self, rules: &SignalRules, status: StatusCode, fields: Fields) -> Self {
-        let is_limited = rules.statuses.contains(&status);
-        if !is_limited && !rules.unavailable.contains(&status) {
+        if !may_be_signal(rules, status) {
             return Self { outcome: without_signal(status), ..self };
         }
         self.hint_seen = fields.hint();
-        self.retry_after = fields.retry_after.causes;
-        let signal = |reason| {
-            Outcome::Signal(Signal {
-                reason,
-                // An untrusted hint says that the host wants a pause; how long, our ladder says.
-                hint: self.hint_seen.filter(|_| rules.trust_hints),
-                received: fields.received,
-            })
+        self.errors.merge(&fields.errors);
+        let reason = match self.hint_seen {
+            None if rules.statuses.contains(&status) && rules.hintless == Hintless::Ignore => {
+                return Self { outcome: Outcome::Neutral, ..self };
+            }
+            _ if rules.statuses.contains(&status) => Reason::RateLimited,
+            None => return Self { outcome: without_signal(status), ..self },
+            Some(_) if rules.unavailable.contains(&status) => Reason::Unavailable,
+            Some(_) => Reason::RateLimited,
         };
-        self.outcome = match self.hint_seen {
-            None if is_limited && rules.hintless == Hintless::Ignore => Outcome::Neutral,
-            _ if is_limited => signal(Reason::RateLimited),
-            Some(_) => signal(Reason::Unavailable),
-            None => without_signal(status),
-        };
+        self.scope = fields.scope;
+        let steps = fields.scope.and_then(|at| rules.scopes.get(at)).is_none_or(|rule| rule.step);
+        // An untrusted hint says that the host wants a pause; how long, our ladder says.
+        let hint = self.hint_seen.filter(|_| rules.trust_hints);
+        let signal = Signal { reason, hint, received: fields.into_received() };
+        self.outcome = if steps || hint.is_none() { Outcome::Signal(signal) } else { Outcome::OffLadder(signal) };
+        self.without_ignored()
+    }
+
+    /// A good answer may say that it was the last for now (SPEC 2.10).
+    fn of_good_answer(mut self, rules: &SignalRules, headers: &HeaderMap, context: &Context) -> Self {
+        let fields = Fields::of_good_answer(rules, headers, context);
+        self.errors.merge(&fields.errors);
+        // What is over by now keeps nobody waiting.
+        let Some(hint) = fields.hint().filter(|hint| !hint.wait.is_zero()) else { return self };
+        self.hint_seen = Some(hint);
+        if rules.trust_hints {
+            self.scope = scope(rules, headers);
+            let received = fields.into_received();
+            self.outcome = Outcome::Exhausted(Signal { reason: Reason::QuotaExhausted, hint: Some(hint), received });
+        }
         self
     }
 }
@@ -124,46 +166,35 @@ pub fn response(rules: &SignalRules, status: StatusCode, headers: &HeaderMap, wa
         status,
         clock_offset: date.map(|date| offset(date, wall)),
         hint_seen: None,
-        retry_after: Causes::default(),
-        call: None,
+        scope: None,
+        errors: Oddities::default(),
+        code: None,
         unfinished: None,
+        is_ignored: false,
     };
-    let fields = || Fields::read(headers, &Context { wall, date, fractional: rules.fractional_seconds });
+    let context = Context { wall, date, fractional: rules.fractional_seconds };
     // Any other status is of whoever stands before the server; it decides alone.
     if status.is_success() && grpc::is_grpc(headers) {
+        let fields = Fields::read(rules, headers, &context);
         return match grpc::read(headers) {
-            Some(call) => head.of_call(rules, call, fields(), headers),
-            None => Reading { unfinished: Some(fields()), ..head },
+            Some(call) => head.of_call(rules, &call, fields, headers),
+            None => Reading { unfinished: Some(Box::new(fields)), ..head },
         };
     }
-    let may_be_signal = rules.statuses.contains(&status) || rules.unavailable.contains(&status);
-    head.of_status(rules, status, if may_be_signal { fields() } else { Fields::default() })
+    if may_be_signal(rules, status) {
+        return head.of_status(rules, status, Fields::read(rules, headers, &context));
+    }
+    let head = Reading { outcome: without_signal(status), ..head };
+    // What a cache kept says what was left then.
+    if rules.proactive && (status.is_success() || status.is_redirection()) && is_fresh(values(headers, &AGE)) {
+        return head.of_good_answer(rules, headers, &context);
+    }
+    head
 }
 
-/// What the fields about waiting say, family by family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Fields {
-    retry_after: retry_after::Reading,
-    /// The wait that gRPC names.
-    later: Option<Hint>,
-    /// A field as received, for people.
-    received: Option<Box<str>>,
-}
-
-impl Fields {
-    fn read(headers: &HeaderMap, context: &Context) -> Self {
-        Self {
-            retry_after: retry_after::read(values(headers, &RETRY_AFTER), context),
-            later: None,
-            received: received(headers, &RETRY_AFTER, "Retry-After"),
-        }
-    }
-
-    /// The hint of the first family that has one. The order is that of SPEC 2.8: `Retry-After`, the vendor's reset (which
-    /// the pushback of gRPC is), the `t` of the IETF fields; after them the ladder, which is no hint.
-    fn hint(&self) -> Option<Hint> {
-        [self.retry_after.hint, self.later].into_iter().flatten().next()
-    }
+/// Whether a status is a signal, perhaps only with a hint.
+fn may_be_signal(rules: &SignalRules, status: StatusCode) -> bool {
+    [&rules.statuses, &rules.unavailable, &rules.limited_with_hint].into_iter().any(|list| list.contains(&status))
 }
 
 fn without_signal(status: StatusCode) -> Outcome {
@@ -176,26 +207,16 @@ fn without_signal(status: StatusCode) -> Outcome {
     }
 }
 
-/// A field as received, for people.
-fn received(headers: &HeaderMap, name: &HeaderName, shown: &str) -> Option<Box<str>> {
-    let mut text = Vec::new();
-    for value in values(headers, name) {
-        if text.is_empty() {
-            text.extend_from_slice(shown.as_bytes());
-            text.extend_from_slice(b": ");
-        } else {
-            text.extend_from_slice(b", ");
-        }
-        text.extend(value.iter().take(MAX_RECEIVED));
-        if text.len() >= MAX_RECEIVED {
-            break;
-        }
-    }
-    (!text.is_empty()).then(|| printable(&text, MAX_RECEIVED))
+/// The first of the scopes whose field is as it says.
+fn scope(rules: &SignalRules, headers: &HeaderMap) -> Option<usize> {
+    rules.scopes.iter().position(|rule| {
+        let expected = rule.equals.trim_ascii().as_bytes();
+        values(headers, &rule.field).any(|value| trim(value).eq_ignore_ascii_case(expected))
+    })
 }
 
-fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
-    headers.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
+fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> + use<'h> {
+    headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
 fn offset(date: UnixTime, wall: UnixTime) -> i64 {
@@ -368,7 +389,7 @@ mod tests {
         };
         let rules = SignalRules::default();
         let Outcome::Signal(inner) = signal(Reason::RateLimited, Some(9), Some("Retry-After: 9")) else { panic!() };
-        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::Relayed(inner));
+        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::OffLadder(inner));
         for (status, retry_after) in [(429, None), (429, Some("soon")), (503, None), (502, None), (504, Some("9"))] {
             assert_eq!(relayed(&rules, status, retry_after), Outcome::Neutral, "{status} {retry_after:?}");
         }
