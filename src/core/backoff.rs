@@ -234,4 +234,26 @@ mod tests {
             assert_eq!(signal_delay(&limits(), Some(hint), 1, NO_DRAW).clamped, clamped, "{secs}");
         }
     }
+
+    #[test]
+    fn clause_3_9_with_classes_each_has_the_ladder_of_the_mesh() {
+        let limits = BreakerLimits { classes: true, ..BreakerLimits::default() };
+        let millis = |class, steps: u32| -> Vec<f64> {
+            let length = |step| breaker_delay(&limits.ladder(class), 0.0, step, NO_DRAW).length;
+            (1..=steps).map(|step| (length(step).as_secs_f64() * 10_000.0).round() / 10.0).collect()
+        };
+        assert_eq!(
+            millis(FailureClass::Transient, 13),
+            [50.0, 75.0, 112.5, 168.8, 253.1, 379.7, 569.5, 854.3, 1281.4, 1922.2, 2883.3, 4324.9, 5000.0]
+        );
+        assert_eq!(
+            millis(FailureClass::Recoverable, 10),
+            [100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12800.0, 25600.0, 30000.0]
+        );
+        assert_eq!(millis(FailureClass::Severe, 6), [1000.0, 3000.0, 9000.0, 27000.0, 60000.0, 60000.0]);
+        assert_eq!(limits.longest(), Duration::from_secs(60));
+        let own = BreakerLimits { max: Duration::from_secs(7200), ..BreakerLimits::default() };
+        assert_eq!(own.longest(), Duration::from_secs(7200), "without classes there is one ladder");
+        assert!(FailureClass::ALL.iter().all(|class| own.ladder(*class).max == own.max));
+    }
 }

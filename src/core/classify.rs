@@ -228,12 +228,13 @@ fn offset(date: UnixTime, wall: UnixTime) -> i64 {
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
+    use http::header::{CONTENT_TYPE, RETRY_AFTER};
 
     use super::*;
     use crate::core::decision::Source;
-    use crate::core::signal::grpc::{Code, GRPC_STATUS};
+    use crate::core::policy::{FieldRule, ScopeRule, Unit};
+    use crate::core::signal::grpc::{Code, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+    use crate::core::signal::{MAX_RECEIVED, retry_after};
 
     const WALL: UnixTime = UnixTime::from_secs(1_795_168_800); // 2026-11-20T10:00:00Z
 
@@ -613,5 +614,239 @@ mod tests {
             }
         }
         assert!(failed.is_empty(), "{} rows failed:\n{}", failed.len(), failed.join("\n"));
+    }
+
+    const LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+    const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+    const SCOPE: HeaderName = HeaderName::from_static("x-ratelimit-scope");
+
+    /// A vendor whose window ends at a time, and one whose field is there when it matters.
+    fn vendor_rules() -> SignalRules {
+        SignalRules {
+            limited_with_hint: vec![StatusCode::FORBIDDEN, StatusCode::BAD_GATEWAY],
+            fields: vec![
+                FieldRule { reset: RESET, unit: Unit::EpochSeconds, remaining: Some(LEFT) },
+                FieldRule { reset: HeaderName::from_static("x-pause"), unit: Unit::Seconds, remaining: None },
+            ],
+            ..SignalRules::default()
+        }
+    }
+
+    fn read(rules: &SignalRules, status: u16, fields: &[(HeaderName, &str)]) -> Reading {
+        response(rules, StatusCode::from_u16(status).unwrap(), &headers(fields), WALL)
+    }
+
+    fn named(reason: Reason, millis: u64, source: Source, received: &str) -> Signal {
+        let hint = Some(Hint { wait: Duration::from_millis(millis), source });
+        Signal { reason, hint, received: Some(received.into()) }
+    }
+
+    #[test]
+    fn clause_2_8_the_families_go_before_each_other_and_inside_one_the_largest_counts() {
+        const MILLIS: HeaderName = HeaderName::from_static("retry-after-ms");
+        const AZURE: HeaderName = HeaderName::from_static("x-ms-retry-after-ms");
+        const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+        let mut fields = vec![
+            (RETRY_AFTER, "1"),
+            (MILLIS, "1500"),
+            (AZURE, "900"),
+            (LEFT, "0"),
+            (RESET, "1795168830"),
+            (LIMIT, "\"d\";r=0;t=60"),
+        ];
+        let limited = |fields: &[(HeaderName, &str)]| read(&vendor_rules(), 429, fields).outcome;
+        let of = |millis, source, received| Outcome::Signal(named(Reason::RateLimited, millis, source, received));
+        assert_eq!(limited(&fields), of(1500, Source::RetryAfterMs, "retry-after-ms: 1500"));
+        fields[1].1 = "560";
+        assert_eq!(limited(&fields), of(1000, Source::RetryAfterSeconds, "Retry-After: 1"));
+        fields[2].1 = "3000";
+        assert_eq!(limited(&fields), of(3000, Source::RetryAfterMs, "x-ms-retry-after-ms: 3000"));
+        assert_eq!(limited(&fields[3..]), of(30_000, Source::VendorReset, "x-ratelimit-reset: 1795168830"));
+        assert_eq!(limited(&fields[5..]), of(60_000, Source::RateLimit, "RateLimit: \"d\";r=0;t=60"));
+        fields[0].1 = "soon";
+        fields.drain(1..3);
+        assert_eq!(
+            limited(&fields),
+            of(30_000, Source::VendorReset, "x-ratelimit-reset: 1795168830"),
+            "junk is no hint"
+        );
+    }
+
+    #[test]
+    fn the_pushback_of_grpc_is_of_the_vendors_family() {
+        let rules = vendor_rules();
+        let head = [(LEFT, "0"), (RESET, "1795168830")];
+        let trailers = |millis: &'static str| [(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, millis)];
+        let of = |millis, source, received| Outcome::Signal(named(Reason::RateLimited, millis, source, received));
+        let reset = |millis| of(millis, Source::VendorReset, "x-ratelimit-reset: 1795168830");
+        assert_eq!(calls(&rules, &head, &trailers("5000")), [reset(27_000), reset(30_000)]);
+        let pushback = of(90_000, Source::GrpcPushback, "grpc-retry-pushback-ms: 90000");
+        assert_eq!(calls(&rules, &head, &trailers("90000")), [pushback.clone(), pushback]);
+    }
+
+    #[test]
+    fn what_is_odd_about_each_field_is_counted() {
+        let errors = |fields: &[(HeaderName, &str)]| {
+            read(&vendor_rules(), 429, fields).errors().map(|(field, cause)| (field.as_str(), cause.as_str())).collect()
+        };
+        let odd: Vec<_> = errors(&[
+            (RETRY_AFTER, "soon"),
+            (HeaderName::from_static("retry-after-ms"), "1.5"),
+            (HeaderName::from_static("x-ms-retry-after-ms"), "-1"),
+            (HeaderName::from_static("x-pause"), ""),
+            (LEFT, "few"),
+            (HeaderName::from_static("ratelimit"), "limit=5"),
+            (HeaderName::from_static("ratelimit-policy"), "\"a\";q=-1"),
+        ]);
+        assert_eq!(
+            odd,
+            [
+                ("retry_after", "malformed"),
+                ("retry_after_ms", "malformed"),
+                ("x_ms_retry_after_ms", "negative"),
+                ("vendor_reset", "empty"),
+                ("vendor_remaining", "malformed"),
+                ("rate_limit", "malformed"),
+                ("rate_limit_policy", "negative"),
+            ]
+        );
+        let good: Vec<_> = errors(&[(LEFT, "5"), (RESET, "junk")]);
+        assert_eq!(good, [], "a window that does not count is not read");
+    }
+
+    #[test]
+    fn clause_2_7_what_a_cache_kept_has_no_say_about_quotas() {
+        const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+        let rules = SignalRules { proactive: true, ..vendor_rules() };
+        let hint = |status, age| read(&rules, status, &[(LIMIT, "\"d\";r=0;t=60"), (AGE, age)]).hint_seen;
+        let fresh = Some(Hint { wait: Duration::from_secs(60), source: Source::RateLimit });
+        assert_eq!((hint(429, "0"), hint(429, "7")), (fresh, None));
+        assert_eq!((hint(200, "0"), hint(200, "7")), (fresh, None));
+        let window = [(LEFT, "0"), (RESET, "1795168830"), (AGE, "7")];
+        assert_eq!(read(&rules, 200, &window).outcome, Outcome::Success);
+    }
+
+    #[test]
+    fn some_statuses_are_limits_only_when_they_carry_a_hint() {
+        let rules = vendor_rules();
+        let window = [(LEFT, "0"), (RESET, "1795168830")];
+        let limit = named(Reason::RateLimited, 30_000, Source::VendorReset, "x-ratelimit-reset: 1795168830");
+        assert_eq!(read(&rules, 403, &window).outcome, Outcome::Signal(limit));
+        let left = [(LEFT, "1"), (RESET, "1795168830")];
+        assert_eq!(read(&rules, 403, &left).outcome, Outcome::Success);
+        assert_eq!(read(&rules, 403, &[]).outcome, Outcome::Success);
+        assert_eq!(read(&rules, 502, &left).outcome, Outcome::Failing(Failure::Status(502)));
+        assert_eq!(read(&rules, 403, &[(RETRY_AFTER, "60")]).outcome, {
+            Outcome::Signal(named(Reason::RateLimited, 60_000, Source::RetryAfterSeconds, "Retry-After: 60"))
+        });
+        assert_eq!(read(&SignalRules::default(), 403, &window).outcome, Outcome::Success);
+        let untrusted = SignalRules { trust_hints: false, ..rules };
+        let received = Some("x-ratelimit-reset: 1795168830".into());
+        let limit = Signal { reason: Reason::RateLimited, hint: None, received };
+        assert_eq!(read(&untrusted, 403, &window).outcome, Outcome::Signal(limit));
+    }
+
+    #[test]
+    fn clause_2_10_a_good_answer_that_was_the_last_is_exhausted_where_the_policy_asks() {
+        let rules = SignalRules { proactive: true, ..vendor_rules() };
+        let window = [(LEFT, "0"), (RESET, "1795168830")];
+        let last = Outcome::Exhausted(named(
+            Reason::QuotaExhausted,
+            30_000,
+            Source::VendorReset,
+            "x-ratelimit-reset: 1795168830",
+        ));
+        for status in [200, 204, 302, 304] {
+            assert_eq!(read(&rules, status, &window).outcome, last, "{status}");
+        }
+        for status in [404, 500] {
+            let reading = read(&rules, status, &window);
+            assert!(reading.outcome.signal().is_none() && reading.hint_seen.is_none(), "{status} is no good answer");
+        }
+        assert_eq!(read(&vendor_rules(), 200, &window).outcome, Outcome::Success);
+        assert_eq!(read(&vendor_rules(), 200, &[(LEFT, "junk")]).errors().count(), 0, "nobody has asked");
+        assert_eq!(read(&rules, 200, &[(LEFT, "junk")]).errors().count(), 1);
+        assert_eq!(read(&rules, 200, &[(LEFT, "1"), (RESET, "1795168830")]).outcome, Outcome::Success);
+        let pause = [(HeaderName::from_static("x-pause"), "30"), (RETRY_AFTER, "30")];
+        assert_eq!(read(&rules, 200, &pause).outcome, Outcome::Success, "it does not say that nothing is left");
+        assert_eq!(read(&rules, 200, &[(LEFT, "0"), (RESET, "1795168800")]).outcome, Outcome::Success, "it is over");
+        let ietf = [(HeaderName::from_static("ratelimit"), "\"d\";r=0;t=60")];
+        let last = named(Reason::QuotaExhausted, 60_000, Source::RateLimit, "RateLimit: \"d\";r=0;t=60");
+        assert_eq!(read(&rules, 200, &ietf).outcome, Outcome::Exhausted(last));
+        let untrusted = SignalRules { trust_hints: false, ..rules };
+        let reading = read(&untrusted, 200, &window);
+        assert_eq!((reading.outcome, reading.hint_seen.is_some()), (Outcome::Success, true), "it is still seen");
+    }
+
+    fn scope_rules() -> SignalRules {
+        let scope = |equals: &str, level: &str, step| ScopeRule {
+            field: SCOPE,
+            equals: equals.into(),
+            level: level.into(),
+            step,
+        };
+        SignalRules {
+            proactive: true,
+            scopes: vec![scope(" Global ", "host", true), scope("shared", "route", false), scope("global", "x", true)],
+            ..vendor_rules()
+        }
+    }
+
+    #[test]
+    fn clause_4_3_the_first_scope_whose_field_is_as_it_says_tells_what_a_signal_is_about() {
+        let scope = |status, fields: &[(HeaderName, &str)]| read(&scope_rules(), status, fields).scope;
+        assert_eq!(scope(429, &[(SCOPE, "global")]), Some(0));
+        assert_eq!(scope(429, &[(SCOPE, " GLOBAL\t")]), Some(0));
+        assert_eq!(scope(429, &[(SCOPE, "user"), (SCOPE, "shared")]), Some(1));
+        assert_eq!(scope(429, &[(SCOPE, "user")]), None);
+        assert_eq!(scope(429, &[]), None);
+        assert_eq!(scope(403, &[(SCOPE, "global"), (RETRY_AFTER, "5")]), Some(0));
+        for status in [200, 403, 500, 503] {
+            assert_eq!(scope(status, &[(SCOPE, "global")]), None, "{status} is no signal");
+        }
+        let last = [(LEFT, "0"), (RESET, "1795168830"), (SCOPE, "shared")];
+        assert_eq!(scope(200, &last), Some(1));
+        let of_type = (CONTENT_TYPE, "application/grpc");
+        let in_head = scope(200, &[of_type.clone(), (GRPC_STATUS, "8"), (SCOPE, "global")]);
+        let open = read(&scope_rules(), 200, &[of_type.clone(), (SCOPE, "shared")]);
+        let trailers = headers(&[(GRPC_STATUS, "8"), (SCOPE, "global")]);
+        let late = read(&scope_rules(), 200, &[of_type]);
+        let closed = [open, late].map(|open| {
+            assert_eq!(open.scope, None);
+            open.with_trailers(&scope_rules(), Some(&trailers), Duration::ZERO).scope
+        });
+        assert_eq!((in_head, closed), (Some(0), [Some(1), Some(0)]));
+    }
+
+    #[test]
+    fn clause_4_3_a_scope_without_a_step_is_off_the_ladder_when_it_carries_a_hint() {
+        let shared = named(Reason::RateLimited, 9000, Source::RetryAfterSeconds, "Retry-After: 9");
+        let rules = scope_rules();
+        let with_hint = [(SCOPE, "shared"), (RETRY_AFTER, "9")];
+        assert_eq!(read(&rules, 429, &with_hint).outcome, Outcome::OffLadder(shared.clone()));
+        assert_eq!(read(&rules, 429, &[(SCOPE, "global"), (RETRY_AFTER, "9")]).outcome, Outcome::Signal(shared));
+        assert_eq!(read(&rules, 429, &[(SCOPE, "shared")]).outcome, signal(Reason::RateLimited, None, None));
+        let untrusted = SignalRules { trust_hints: false, ..rules };
+        let expected = signal(Reason::RateLimited, None, Some("Retry-After: 9"));
+        assert_eq!(read(&untrusted, 429, &with_hint).outcome, expected, "without a hint it could not count");
+    }
+
+    #[test]
+    fn a_signal_of_an_ignored_method_says_nothing_about_the_key() {
+        let rules = scope_rules();
+        let ignored = |status, fields: &[(HeaderName, &str)]| read(&rules, status, fields).of_ignored_method();
+        for fields in [&[(RETRY_AFTER, "9")][..], &[], &[(SCOPE, "shared"), (RETRY_AFTER, "9")]] {
+            let reading = ignored(429, fields);
+            assert_eq!((reading.outcome, reading.scope), (Outcome::Neutral, None));
+        }
+        assert_eq!(ignored(429, &[(RETRY_AFTER, "9")]).relayed().outcome, Outcome::Neutral);
+        assert_eq!(ignored(200, &[(LEFT, "0"), (RESET, "1795168830")]).outcome, Outcome::Success);
+        assert_eq!(ignored(200, &[]).outcome, Outcome::Success);
+        assert_eq!(ignored(500, &[]).outcome, Outcome::Answered);
+        assert_eq!(ignored(502, &[]).outcome, Outcome::Failing(Failure::Status(502)));
+        let open = ignored(200, &[(CONTENT_TYPE, "application/grpc")]);
+        assert!(open.awaits_trailers());
+        let limited = open.with_trailers(&rules, Some(&headers(&[(GRPC_STATUS, "8")])), Duration::ZERO);
+        assert_eq!(limited.outcome, Outcome::Neutral, "it holds for what comes behind the body, too");
     }
 }

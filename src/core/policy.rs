@@ -484,6 +484,10 @@ mod tests {
         assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::UNAUTHORIZED)), "signals.statuses");
         assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::OK)), "signals.statuses");
         assert_eq!(refused(|p| p.signals.unavailable.push(StatusCode::TOO_MANY_REQUESTS)), "signals.unavailable");
+        for status in [401, 200, 429, 503] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(refused(|p| p.signals.limited_with_hint.push(status)), "signals.limited_with_hint", "{status}");
+        }
     }
 
     #[test]
@@ -513,5 +517,52 @@ mod tests {
     #[test]
     fn modes_have_the_words_of_the_configuration() {
         assert_eq!([Mode::Enforce, Mode::Observe, Mode::Off].map(Mode::as_str), ["enforce", "observe", "off"]);
+    }
+
+    fn field(reset: &'static str, remaining: Option<&'static str>) -> FieldRule {
+        FieldRule {
+            reset: HeaderName::from_static(reset),
+            unit: Unit::Seconds,
+            remaining: remaining.map(HeaderName::from_static),
+        }
+    }
+
+    #[test]
+    fn fields_that_contradict_each_other_are_refused() {
+        for name in ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "ratelimit", "ratelimit-policy"] {
+            assert_eq!(refused(|p| p.signals.fields.push(field(name, None))), "signals.fields", "{name}");
+        }
+        assert_eq!(refused(|p| p.signals.fields.push(field("x-reset", Some("x-reset")))), "signals.fields");
+        assert_eq!(refused(|p| p.signals.fields = vec![field("x-reset", None); 33]), "signals.fields");
+        let other_unit = FieldRule { unit: Unit::EpochSeconds, ..field("x-reset", Some("x-left")) };
+        assert_eq!(refused(|p| p.signals.fields = vec![field("x-reset", None), other_unit.clone()]), "signals.fields");
+        let mut policy = Policy::default();
+        policy.signals.fields = vec![field("x-reset", Some("x-left")); MAX_FIELD_RULES];
+        policy.signals.limited_with_hint = vec![StatusCode::FORBIDDEN];
+        policy.check().unwrap();
+    }
+
+    #[test]
+    fn a_scope_needs_a_value_and_a_level() {
+        let scope = |equals: &str, level: &str| ScopeRule {
+            field: HeaderName::from_static("x-ratelimit-scope"),
+            equals: equals.into(),
+            level: level.into(),
+            step: false,
+        };
+        assert_eq!(refused(|p| p.signals.scopes.push(scope(" ", "host"))), "signals.scopes");
+        assert_eq!(refused(|p| p.signals.scopes.push(scope("global", ""))), "signals.scopes");
+        assert_eq!(refused(|p| p.signals.scopes = vec![scope("global", "host"); 33]), "signals.scopes");
+        let mut policy = Policy::default();
+        policy.signals.scopes = vec![scope("global", "host"); MAX_FIELD_RULES];
+        policy.check().unwrap();
+    }
+
+    #[test]
+    fn units_have_the_words_of_the_configuration() {
+        assert_eq!(
+            Unit::ALL.map(Unit::as_str),
+            ["seconds", "milliseconds", "epoch_seconds", "epoch_milliseconds", "duration", "iso8601", "rfc3339"]
+        );
     }
 }

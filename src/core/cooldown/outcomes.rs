@@ -28,6 +28,7 @@ impl Cooldown {
             }
             Outcome::Exhausted(signal) => {
                 self.reset_steps();
+                self.ramp_success();
                 self.cool_for_hint(policy, signal, now, draw, events);
             }
             Outcome::Connected => {

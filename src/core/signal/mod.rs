@@ -337,10 +337,34 @@ mod tests {
 
     #[test]
     fn words_are_those_of_logs_and_metrics() {
-        assert_eq!(Field::ALL.map(Field::as_str), ["retry_after", "grpc_status", "grpc_retry_pushback_ms"]);
+        assert_eq!(
+            Field::ALL.map(Field::as_str),
+            [
+                "retry_after",
+                "retry_after_ms",
+                "x_ms_retry_after_ms",
+                "vendor_reset",
+                "vendor_remaining",
+                "rate_limit",
+                "rate_limit_policy",
+                "grpc_status",
+                "grpc_retry_pushback_ms",
+                "body"
+            ]
+        );
         assert_eq!(
             Cause::ALL.map(Cause::as_str),
-            ["malformed", "negative", "empty", "fraction", "too_long", "too_many", "duplicate", "saturated"]
+            [
+                "malformed",
+                "negative",
+                "empty",
+                "fraction",
+                "too_long",
+                "too_many",
+                "duplicate",
+                "saturated",
+                "unsupported"
+            ]
         );
         for (failure, word) in [
             (Failure::Dns, "dns"),
@@ -354,7 +378,8 @@ mod tests {
         ] {
             assert_eq!(failure.as_str(), word);
         }
-        let signal = Outcome::Signal(Signal { reason: Reason::Unavailable, hint: None, received: None });
+        let of = |reason| Signal { reason, hint: None, received: None };
+        let signal = Outcome::Signal(of(Reason::Unavailable));
         for (outcome, word) in [
             (Outcome::Success, "success"),
             (Outcome::Connected, "success"),
@@ -362,6 +387,8 @@ mod tests {
             (Outcome::Neutral, "neutral"),
             (Outcome::Failing(Failure::Tls), "failing"),
             (signal, "unavailable"),
+            (Outcome::OffLadder(of(Reason::BackendBusy)), "backend_busy"),
+            (Outcome::Exhausted(of(Reason::QuotaExhausted)), "quota_exhausted"),
         ] {
             assert_eq!(outcome.as_str(), word);
         }
@@ -378,5 +405,39 @@ mod tests {
             assert!(causes.contains(cause) && !causes.is_empty(), "{cause:?}");
         }
         assert_eq!(causes.iter().collect::<Vec<_>>(), Cause::ALL);
+    }
+
+    #[test]
+    fn a_success_trouble_and_what_names_a_wait_are_told_apart() {
+        let signal = Signal { reason: Reason::RateLimited, hint: None, received: None };
+        for (outcome, expected) in [
+            (Outcome::Success, (true, false, false)),
+            (Outcome::Connected, (true, false, false)),
+            (Outcome::Answered, (false, false, false)),
+            (Outcome::Neutral, (false, false, false)),
+            (Outcome::Failing(Failure::Tls), (false, true, false)),
+            (Outcome::Signal(signal.clone()), (false, true, true)),
+            (Outcome::OffLadder(signal.clone()), (false, true, true)),
+            (Outcome::Exhausted(signal), (true, false, true)),
+        ] {
+            let found = (outcome.is_success(), outcome.is_trouble(), outcome.signal().is_some());
+            assert_eq!(found, expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn clause_3_9_each_failure_has_its_class() {
+        for (class, word, failures) in [
+            (
+                FailureClass::Transient,
+                "transient",
+                &[Failure::Refused, Failure::Reset, Failure::Dns, Failure::Unreachable][..],
+            ),
+            (FailureClass::Recoverable, "recoverable", &[Failure::Timeout, Failure::Status(502), Failure::Status(504)]),
+            (FailureClass::Severe, "severe", &[Failure::Tls, Failure::Malformed, Failure::Status(503)]),
+        ] {
+            assert_eq!(class.as_str(), word);
+            assert!(failures.iter().all(|failure| failure.class() == class), "{class:?}");
+        }
     }
 }

@@ -249,3 +249,122 @@ impl<'de> ParameterVisitor<'de> for Entry<'_, 'de> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::signal::MAX_WAIT;
+
+    fn of(limits: &[&str], policies: &[&str]) -> Reading {
+        read(limits.iter().map(|text| text.as_bytes()), policies.iter().map(|text| text.as_bytes()))
+    }
+
+    /// Seconds, and what was odd.
+    fn limit(text: &str) -> (Option<u64>, Vec<Cause>) {
+        let reading = of(&[text], &[]);
+        (reading.hint.map(|hint| hint.wait.as_secs()), reading.limit.iter().collect())
+    }
+
+    fn policy(text: &str) -> Vec<Cause> {
+        of(&[], &[text]).policy.iter().collect()
+    }
+
+    #[test]
+    fn an_exhausted_quota_names_the_wait_until_there_is_more() {
+        let reading = of(&["\"default\";r=0;t=30"], &[]);
+        assert_eq!(reading.hint, Some(Hint { wait: Duration::from_secs(30), source: Source::RateLimit }));
+        assert_eq!(reading.window.as_deref(), Some("\"default\";r=0;t=30"));
+        assert_eq!(limit("\"default\";r=0;t=30;pk=:QXBwLTk5OQ==:"), (Some(30), vec![]));
+        assert_eq!(limit("\"default\";t=30;comment;r=0;acme-x=?0"), (Some(30), vec![]), "others are comments");
+        assert_eq!(limit("\t\"default\";r=0;t=0 "), (Some(0), vec![]));
+    }
+
+    #[test]
+    fn what_is_left_or_has_no_time_names_no_wait() {
+        for text in ["\"default\";r=1;t=30", "\"default\";r=0", "\"a\";r=0, \"b\";r=5;t=9"] {
+            assert_eq!(limit(text), (None, vec![]), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_latest_of_the_exhausted_quotas_counts_and_is_shown_with_its_policy() {
+        let limits = ["\"burst\";r=0;t=2, \"daily\";r=0;t=3600;pk=:c2VjcmV0:", "\"monthly\";r=17;t=86400"];
+        let policies = ["\"burst\";q=10;w=5,\"daily\";q=1000;w=86400;qu=\"requests\"", "\"bytes\";q=9"];
+        let reading = of(&limits, &policies);
+        assert_eq!(reading.hint.map(|hint| hint.wait.as_secs()), Some(3600));
+        assert_eq!(reading.window.as_deref(), Some("\"daily\";r=0;t=3600 (q=1000, w=86400)"));
+        assert!(reading.limit.is_empty() && reading.policy.is_empty());
+        let reading = of(&["\"bytes\";r=0;t=5"], &policies);
+        assert_eq!(reading.window.as_deref(), Some("\"bytes\";r=0;t=5 (q=9)"));
+    }
+
+    #[test]
+    fn a_malformed_field_is_ignored_as_a_whole() {
+        for text in [
+            "limit=100, remaining=0, reset=5",
+            "default;r=0;t=30",
+            "0;r=0;t=30",
+            "(\"default\");r=0;t=30",
+            "\"default\";t=30",
+            "\"default\";r=0.0;t=30",
+            "\"default\";r=0;t=\"30\"",
+            "\"default\";r=0;t=30.5",
+            "\"default\";r=0;t=30;pk=\"x\"",
+            "\"default\";r;t=30",
+            "\"default\";r=0;t=1234567890123456",
+            "\"default\";r=0;t=30,",
+            "\"default\";r=0;t=30, junk here",
+            "\"default;r=0;t=30",
+        ] {
+            assert_eq!(limit(text), (None, vec![Cause::Malformed]), "{text}");
+        }
+        for text in ["\"a\";r=0;t=9, \"b\";r=-1;t=30", "\"a\";r=0;t=-1"] {
+            assert_eq!(limit(text), (None, vec![Cause::Negative]), "{text}");
+        }
+        assert_eq!(limit(" \t"), (None, vec![Cause::Empty]));
+        assert_eq!(of(&["\"a\";r=0;t=9", "junk("], &[]).hint, None, "the lines are one field");
+        let bytes = read([&b"\"\xff\";r=0;t=30"[..]], []);
+        assert!(bytes.hint.is_none() && bytes.limit.contains(Cause::Malformed));
+    }
+
+    #[test]
+    fn the_last_of_several_parameters_of_one_key_counts() {
+        assert_eq!(limit("\"default\";r=5;t=1;r=0;t=30"), (Some(30), vec![]));
+        assert_eq!(limit("\"default\";r=-1;r=0;t=30"), (Some(30), vec![]));
+        assert_eq!(limit("\"default\";r=0;t=30;r=x"), (None, vec![Cause::Malformed]));
+    }
+
+    #[test]
+    fn too_long_a_wait_is_the_longest_one() {
+        assert_eq!(limit("\"default\";r=0;t=999999999999999"), (Some(MAX_WAIT.as_secs()), vec![Cause::Saturated]));
+    }
+
+    #[test]
+    fn a_policy_names_no_wait_but_is_checked() {
+        assert_eq!(of(&[], &["\"default\";q=0;w=60;r=0;t=60"]).hint, None);
+        for text in ["\"permin\";q=50;w=60,\"perhr\";q=1000;w=3600", "\"a\";q=0;r=-1;t=?0", "\"a\";q=1;pk=:cHs=:"] {
+            assert_eq!(policy(text), [], "{text}");
+        }
+        for text in
+            ["\"a\";w=60", "\"a\";q=5;w=0", "a;q=5", "\"a\";q=5;qu=bytes", "\"a\";q=5;pk=1", "100;w=60", "(\"a\")"]
+        {
+            assert_eq!(policy(text), [Cause::Malformed], "{text}");
+        }
+        assert_eq!(policy("\"a\";q=-5"), [Cause::Negative]);
+        assert_eq!(policy(""), [Cause::Empty]);
+        let reading = of(&["\"a\";r=0;t=30"], &["junk("]);
+        assert_eq!(reading.hint.map(|hint| hint.wait.as_secs()), Some(30), "a field of its own");
+        assert_eq!(reading.window.as_deref(), Some("\"a\";r=0;t=30"));
+    }
+
+    #[test]
+    fn a_field_without_end_is_not_read() {
+        let item = "\"default\";r=0;t=30";
+        let spaces = |all: usize| item.to_owned() + &" ".repeat(all - item.len() - item.len() - 1) + "," + item;
+        assert_eq!(limit(&spaces(MAX_VALUE)), (Some(30), vec![]));
+        assert_eq!(limit(&spaces(MAX_VALUE + 1)), (None, vec![Cause::TooLong]));
+        let many = vec![item; 1000];
+        let reading = of(&many, &[]);
+        assert!(reading.hint.is_none() && reading.limit.contains(Cause::TooLong));
+    }
+}

@@ -394,4 +394,24 @@ mod tests {
         let fields = [&b"soon"[..]; MAX_PARTS];
         assert!(!read_all(&fields).causes.contains(Cause::TooMany));
     }
+
+    #[test]
+    fn milliseconds_are_whole_numbers_of_which_the_largest_counts() {
+        let read = |values: &[&str]| {
+            let reading = milliseconds(values.iter().map(|value| value.as_bytes()), Source::RetryAfterMs);
+            assert!(reading.hint.is_none_or(|hint| hint.source == Source::RetryAfterMs));
+            (reading.hint.map(|hint| hint.wait), reading.causes.iter().collect::<Vec<_>>())
+        };
+        let millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(read(&[" 1500 "]), (millis(1500), vec![]));
+        assert_eq!(read(&["0"]), (millis(0), vec![]));
+        assert_eq!(read(&["560", "1500", "2"]), (millis(1500), vec![Cause::Duplicate]));
+        assert_eq!(read(&["-1"]), (None, vec![Cause::Negative]));
+        assert_eq!(read(&[""]), (None, vec![Cause::Empty]));
+        for junk in ["1.5", "1500ms", "soon", "1,2", "+1", "-x"] {
+            assert_eq!(read(&[junk]), (None, vec![Cause::Malformed]), "{junk}");
+        }
+        assert_eq!(read(&["99999999999999999999999"]), (Some(MAX_WAIT), vec![Cause::Saturated]));
+        assert_eq!(read(&[]), (None, vec![]));
+    }
 }

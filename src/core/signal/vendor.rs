@@ -222,3 +222,223 @@ impl<'t> Decimal<'t> {
 fn is_more_than_nothing(digits: &[u8]) -> bool {
     digits.iter().any(|&digit| digit != b'0')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::signal::MAX_WAIT;
+
+    /// 2026-11-20T10:00:00Z
+    const WALL: UnixTime = UnixTime::from_secs(1_795_168_800);
+    const CONTEXT: Context = Context { wall: WALL, date: None, fractional: false };
+
+    fn read_as(unit: Unit, text: &str) -> Result<u64, Cause> {
+        wait(text.as_bytes(), unit, &CONTEXT).map(|wait| u64::try_from(wait.as_millis()).unwrap())
+    }
+
+    fn rule(reset: &'static str, unit: Unit, remaining: Option<&'static str>) -> FieldRule {
+        FieldRule { reset: HeaderName::from_static(reset), unit, remaining: remaining.map(HeaderName::from_static) }
+    }
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let name = HeaderName::from_static;
+        fields.iter().map(|(field, value)| (name(field), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    /// Milliseconds, the place of the rule, and what was odd.
+    fn read_all(
+        rules: &[FieldRule],
+        fields: &[(&'static str, &str)],
+    ) -> (Option<(u64, usize)>, Vec<Cause>, Vec<Cause>) {
+        let reading = read(rules, &headers(fields), &CONTEXT, true);
+        assert!(reading.hint.is_none_or(|hint| hint.source == Source::VendorReset));
+        let wait = reading.hint.map(|hint| u64::try_from(hint.wait.as_millis()).unwrap());
+        (wait.zip(reading.rule), reading.reset.iter().collect(), reading.remaining.iter().collect())
+    }
+
+    #[test]
+    fn a_number_is_read_by_the_unit_that_was_declared_and_by_no_other() {
+        for (unit, text, millis) in [
+            (Unit::Seconds, "64.57", 64_570),
+            (Unit::Seconds, " 7\t", 7_000),
+            (Unit::Seconds, "0.0001", 1),
+            (Unit::Seconds, "1.0000", 1_000),
+            (Unit::Seconds, "1795168830", 1_795_168_830_000),
+            (Unit::Milliseconds, "1500", 1_500),
+            (Unit::Milliseconds, "1500.2", 1_501),
+            (Unit::Milliseconds, "0", 0),
+            (Unit::EpochSeconds, "1795168830", 30_000),
+            (Unit::EpochSeconds, "1795168830.123", 30_123),
+            (Unit::EpochSeconds, "1795168830.1230001", 30_124),
+            (Unit::EpochMilliseconds, "1795168830123", 30_123),
+            (Unit::EpochMilliseconds, "1795168830123.5", 30_124),
+        ] {
+            assert_eq!(read_as(unit, text), Ok(millis), "{unit:?} {text}");
+        }
+    }
+
+    #[test]
+    fn what_has_passed_is_no_further_wait() {
+        for (unit, text) in [
+            (Unit::EpochSeconds, "1470173023.123"),
+            (Unit::EpochSeconds, "0"),
+            (Unit::EpochMilliseconds, "1795168800000"),
+            (Unit::Rfc3339, "2026-11-20T09:59:59Z"),
+            (Unit::Rfc3339, "1960-01-01T00:00:00Z"),
+            (Unit::Iso8601, "2026-11-20T10:00:00.000000Z"),
+            (Unit::Iso8601, "PT0S"),
+            (Unit::Duration, "0s"),
+        ] {
+            assert_eq!(read_as(unit, text), Ok(0), "{unit:?} {text}");
+        }
+    }
+
+    #[test]
+    fn durations_and_times_are_read_as_vendors_write_them() {
+        for (unit, text, millis) in [
+            (Unit::Duration, "6m0s", 360_000),
+            (Unit::Duration, "8.64s", 8_640),
+            (Unit::Duration, "17ms", 17),
+            (Unit::Duration, "1h2m3s", 3_723_000),
+            (Unit::Duration, "1s", 1_000),
+            (Unit::Duration, "500us", 1),
+            (Unit::Duration, "23h59m59.999s", 86_399_999),
+            (Unit::Rfc3339, "2026-11-20T10:01:00Z", 60_000),
+            (Unit::Rfc3339, "2026-11-20t12:01:00.0001+02:00", 60_001),
+            (Unit::Rfc3339, "2026-11-20T10:00:60Z", 59_000),
+            (Unit::Iso8601, "2026-11-20T10:01:00.250000Z", 60_250),
+            (Unit::Iso8601, "20261120T100100Z", 60_000),
+            (Unit::Iso8601, "PT1M30.5S", 90_500),
+        ] {
+            assert_eq!(read_as(unit, text), Ok(millis), "{unit:?} {text}");
+        }
+    }
+
+    #[test]
+    fn junk_is_no_wait_and_says_why() {
+        let long = "1".repeat(MAX_TEXT + 1) + "s";
+        for (unit, text, cause) in [
+            (Unit::Seconds, "", Cause::Empty),
+            (Unit::Seconds, "-5", Cause::Negative),
+            (Unit::Seconds, "-5.5", Cause::Negative),
+            (Unit::Seconds, "-", Cause::Malformed),
+            (Unit::Seconds, "soon", Cause::Malformed),
+            (Unit::Seconds, "5.", Cause::Malformed),
+            (Unit::Seconds, ".5", Cause::Malformed),
+            (Unit::Seconds, "1.2.3", Cause::Malformed),
+            (Unit::Seconds, "1e3", Cause::Malformed),
+            (Unit::Seconds, "+5", Cause::Malformed),
+            (Unit::Seconds, "5s", Cause::Malformed),
+            (Unit::EpochSeconds, "-1", Cause::Negative),
+            (Unit::EpochSeconds, "2026-11-20T10:01:00Z", Cause::Malformed),
+            (Unit::Duration, "60", Cause::Malformed),
+            (Unit::Duration, "-6m0s", Cause::Negative),
+            (Unit::Duration, "6m0x", Cause::Malformed),
+            (Unit::Duration, &long, Cause::TooLong),
+            (Unit::Iso8601, "-PT5S", Cause::Negative),
+            (Unit::Iso8601, "PT", Cause::Malformed),
+            (Unit::Iso8601, "2026-11-20T10:01:00", Cause::Malformed),
+            (Unit::Iso8601, &long, Cause::TooLong),
+            (Unit::Rfc3339, "20261120T100100Z", Cause::Malformed),
+            (Unit::Rfc3339, "2026-11-20T10:01:00", Cause::Malformed),
+            (Unit::Rfc3339, "2026-11-20T10:01:00Z[UTC]", Cause::Malformed),
+            (Unit::Rfc3339, "2026-02-30T10:01:00Z", Cause::Malformed),
+            (Unit::Rfc3339, "PT5S", Cause::Malformed),
+            (Unit::Rfc3339, &long, Cause::TooLong),
+        ] {
+            assert_eq!(read_as(unit, text), Err(cause), "{unit:?} {text}");
+        }
+        assert_eq!(wait(b"\xff\xfe", Unit::Duration, &CONTEXT), Err(Cause::Malformed));
+    }
+
+    #[test]
+    fn too_large_a_number_is_the_largest_wait_however_long_it_is() {
+        for unit in [Unit::Seconds, Unit::Milliseconds, Unit::EpochSeconds, Unit::EpochMilliseconds] {
+            let rules = [rule("x-reset", unit, None)];
+            for text in [&"9".repeat(30), &"9".repeat(300)] {
+                let reading = read(&rules, &headers(&[("x-reset", text)]), &CONTEXT, true);
+                assert_eq!(reading.hint.map(|hint| hint.wait), Some(MAX_WAIT), "{unit:?} {text}");
+                assert!(reading.reset.contains(Cause::Saturated));
+            }
+        }
+        assert_eq!(
+            read_all(&[rule("x-reset", Unit::Rfc3339, None)], &[("x-reset", "9999-12-30T00:00:00Z")]).1,
+            [Cause::Saturated]
+        );
+    }
+
+    #[test]
+    fn a_point_in_time_is_read_against_the_hosts_clock_where_it_is_known() {
+        let date = Some(UnixTime::from_secs(1_795_168_800 - 3600));
+        let context = Context { date, ..CONTEXT };
+        for (unit, text) in [
+            (Unit::EpochSeconds, "1795165230"),
+            (Unit::EpochMilliseconds, "1795165230000"),
+            (Unit::Rfc3339, "2026-11-20T09:00:30Z"),
+            (Unit::Iso8601, "2026-11-20T09:00:30Z"),
+        ] {
+            assert_eq!(wait(text.as_bytes(), unit, &context), Ok(Duration::from_secs(30)), "{unit:?}");
+            assert_eq!(wait(text.as_bytes(), unit, &CONTEXT), Ok(Duration::ZERO), "{unit:?}");
+        }
+        assert_eq!(wait(b"30", Unit::Seconds, &context), Ok(Duration::from_secs(30)));
+        assert_eq!(wait(b"30s", Unit::Duration, &context), Ok(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_window_counts_when_nothing_is_left_of_it() {
+        let rules = [rule("x-reset", Unit::Seconds, Some("x-left"))];
+        let read = |left: &[&str]| {
+            let fields: Vec<_> =
+                [("x-reset", "30")].into_iter().chain(left.iter().map(|left| ("x-left", *left))).collect();
+            read_all(&rules, &fields)
+        };
+        for left in ["0", "0.0", "-3", "-0", " 0 "] {
+            assert_eq!(read(&[left]), (Some((30_000, 0)), vec![], vec![]), "{left}");
+        }
+        for left in ["1", "0.1", "4999"] {
+            assert_eq!(read(&[left]), (None, vec![], vec![]), "{left}");
+        }
+        assert_eq!(read(&[]), (None, vec![], vec![]), "it does not say");
+        assert_eq!(read(&["none"]), (None, vec![], vec![Cause::Malformed]));
+        assert_eq!(read(&[""]), (None, vec![], vec![Cause::Empty]));
+        assert_eq!(read(&["0", "5"]), (None, vec![], vec![Cause::Duplicate]), "something is left");
+        assert_eq!(read(&["0", "0"]), (Some((30_000, 0)), vec![], vec![Cause::Duplicate]));
+        assert_eq!(read(&["0, x"]), (Some((30_000, 0)), vec![], vec![Cause::Malformed, Cause::Duplicate]));
+    }
+
+    #[test]
+    fn without_a_field_for_what_is_left_a_window_counts_on_what_may_be_a_signal_only() {
+        let rules = [rule("x-reset", Unit::Seconds, None)];
+        let fields = headers(&[("x-reset", "30")]);
+        let hint = |is_limited| read(&rules, &fields, &CONTEXT, is_limited).hint.map(|hint| hint.wait.as_secs());
+        assert_eq!((hint(true), hint(false)), (Some(30), None));
+    }
+
+    #[test]
+    fn of_several_windows_and_values_the_latest_counts() {
+        let rules = [
+            rule("x-reset-requests", Unit::Duration, Some("x-left-requests")),
+            rule("x-reset-tokens", Unit::Duration, Some("x-left-tokens")),
+            rule("x-reset-bytes", Unit::Duration, Some("x-left-bytes")),
+        ];
+        let fields = [
+            ("x-reset-requests", "20ms"),
+            ("x-left-requests", "0"),
+            ("x-reset-tokens", "6m0s"),
+            ("x-left-tokens", "0"),
+            ("x-reset-bytes", "24h"),
+            ("x-left-bytes", "17"),
+        ];
+        assert_eq!(read_all(&rules, &fields), (Some((360_000, 1)), vec![], vec![]));
+        let several = [("x-reset-requests", "2s, 8s"), ("x-reset-requests", "junk"), ("x-left-requests", "0")];
+        assert_eq!(read_all(&rules, &several), (Some((8_000, 0)), vec![Cause::Malformed, Cause::Duplicate], vec![]));
+    }
+
+    #[test]
+    fn no_more_values_are_read_than_make_sense() {
+        let rules = [rule("x-reset", Unit::Seconds, None)];
+        let list = |last: usize| (1..=last).map(|wait| wait.to_string()).collect::<Vec<_>>().join(",");
+        assert_eq!(read_all(&rules, &[("x-reset", &list(16))]), (Some((16_000, 0)), vec![Cause::Duplicate], vec![]));
+        assert_eq!(read_all(&rules, &[("x-reset", &list(17))]), (Some((16_000, 0)), vec![Cause::TooMany], vec![]));
+    }
+}
