@@ -5,7 +5,7 @@
 //! [`Key`](super::key::Key).
 //!
 //! Values of headers and query parameters may be credentials: they go in as a keyed hash, which the caller brings, and are
-//! seen nowhere. Methods and paths may be shown. Everything here is bounded, for a client chooses every byte of it; how
+//! seen nowhere. Methods and paths may be shown, but for the segments that a template marks as secret. Everything here is bounded, for a client chooses every byte of it; how
 //! many keys there are is for the table to bound.
 
 use std::fmt;
@@ -102,7 +102,7 @@ impl Level {
                     continue;
                 }
                 By::Path => {
-                    let (shown, captured) = self.routes.iter().find_map(|route| route.cut(asked.path))?;
+                    let (shown, captured) = self.routes.iter().find_map(|route| route.cut(asked.path, hash))?;
                     push_part(&mut text, shown.as_bytes(), hash);
                     push_part(&mut stem, captured.as_bytes(), hash);
                     continue;
@@ -174,8 +174,8 @@ fn push_part(text: &mut String, part: &[u8], hash: &dyn Fn(&[u8]) -> u64) {
     }
 }
 
-/// A form of paths: `/repos/{owner}/*/issues/*`. `{name}` stands for one segment that is kept, `*` for one that is not, and
-/// `*` at the end for all that follows.
+/// A form of paths: `/repos/{owner}/*/issues/*`. `{name}` stands for one segment that is kept, `{~name}` for one that is kept
+/// as a hash, `*` for one that is not kept, and `*` at the end for all that follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
@@ -191,6 +191,8 @@ enum Segment {
     Any,
     /// One segment, kept.
     Captured,
+    /// One segment, kept as a hash: it may be a credential.
+    Secret,
     /// This one.
     Literal(Box<str>),
 }
@@ -214,7 +216,11 @@ impl Template {
             "*" if at == last => Ok(Segment::Rest),
             "*" => Ok(Segment::Any),
             part => match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
-                Some(name) if !name.is_empty() && !name.contains(['{', '}', '*']) => Ok(Segment::Captured),
+                Some(name) => match name.strip_prefix('~') {
+                    Some(name) if is_name(name) => Ok(Segment::Secret),
+                    None if is_name(name) => Ok(Segment::Captured),
+                    _ => Err(TemplateError::Place),
+                },
                 None if !part.contains(['{', '}', '*']) => Ok(Segment::Literal(part.into())),
                 _ => Err(TemplateError::Place),
             },
@@ -233,7 +239,7 @@ impl Template {
     }
 
     /// The path in this form, with `*` for what is not kept, and the kept segments by themselves.
-    fn cut(&self, path: &str) -> Option<(String, String)> {
+    fn cut(&self, path: &str, hash: &dyn Fn(&[u8]) -> u64) -> Option<(String, String)> {
         let (mut shown, mut captured) = (String::new(), String::new());
         let fits = self.walk(path, |segment, part| {
             shown.push('/');
@@ -244,6 +250,13 @@ impl Template {
                     shown.push_str(part);
                     captured.push('/');
                     captured.push_str(part);
+                }
+                Segment::Secret => {
+                    let start = shown.len();
+                    shown.push('~');
+                    push_hash(&mut shown, part.as_bytes(), hash);
+                    captured.push('/');
+                    captured.push_str(shown.get(start..).unwrap_or_default());
                 }
             }
         });
@@ -261,7 +274,7 @@ impl Template {
                     return true;
                 }
                 Segment::Literal(literal) if part != &**literal => return false,
-                Segment::Any | Segment::Captured if part.is_empty() => return false,
+                Segment::Any | Segment::Captured | Segment::Secret if part.is_empty() => return false,
                 _ => see(segment, part),
             }
         }
@@ -274,7 +287,7 @@ impl Template {
         let weight = |segment: &Segment| match segment {
             Segment::Rest => 0_u8,
             // Kept or not, one segment is one segment.
-            Segment::Any | Segment::Captured => 1,
+            Segment::Any | Segment::Captured | Segment::Secret => 1,
             Segment::Literal(_) => 2,
         };
         self.segments.iter().map(weight).cmp(other.segments.iter().map(weight))
@@ -293,6 +306,10 @@ impl Template {
         }
         theirs.next().is_none()
     }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['{', '}', '*', '~'])
 }
 
 /// Why a text is not a template.
@@ -387,6 +404,9 @@ mod tests {
             ("/{a}b", TemplateError::Place),
             ("/a{b", TemplateError::Place),
             ("/{{a}}", TemplateError::Place),
+            ("/{~}", TemplateError::Place),
+            ("/{~~a}", TemplateError::Place),
+            ("/{a~}", TemplateError::Place),
         ] {
             assert_eq!(Template::new(text).unwrap_err(), error, "{text}");
         }
@@ -439,6 +459,27 @@ mod tests {
         let mut joined = HeaderMap::new();
         joined.insert("authorization", HeaderValue::from_static("Bearer sesamex"));
         assert_ne!(scope(None, &headers), scope(None, &joined));
+    }
+
+    #[test]
+    fn a_secret_segment_is_kept_as_a_hash() {
+        let level = level(&[By::Path], &["/webhooks/{id}/{~token}/*"]);
+        let shown = text(&level, "/webhooks/17/sesame/messages").unwrap();
+        assert!(
+            shown.starts_with("route=/webhooks/17/~") && shown.ends_with("/*") && !shown.contains("sesame"),
+            "{shown}"
+        );
+        assert_eq!(Some(shown.as_str()), text(&level, "/webhooks/17/sesame/github").as_deref());
+        assert_ne!(Some(shown), text(&level, "/webhooks/17/other/messages"));
+        assert_eq!(text(&level, "/webhooks/17//messages"), None);
+        let headers = HeaderMap::new();
+        let bucket = |path| {
+            let asked = asked(&Method::GET, path, None, &headers);
+            level.scope(&asked, &hash).unwrap().bucket(b"80c17d2f", &hash)
+        };
+        assert!(!bucket("/webhooks/17/sesame/messages").contains("sesame"));
+        assert_ne!(bucket("/webhooks/17/sesame/messages"), bucket("/webhooks/17/other/messages"));
+        assert_eq!(template("/a/{~x}").rank(&template("/a/{x}")), Ordering::Equal);
     }
 
     #[test]
