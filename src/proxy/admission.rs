@@ -51,6 +51,15 @@ pub(super) struct Refused {
     /// The key that refused it.
     pub(super) by: Arc<Entry<Host>>,
     pub(super) refusal: NotUntil,
+    /// Those of the request, where they are not those of the key.
+    settings: Option<Arc<HostSettings>>,
+}
+
+impl Refused {
+    /// The settings of the request.
+    pub(super) fn settings(&self) -> &HostSettings {
+        self.settings.as_ref().unwrap_or(&self.by.attached().settings)
+    }
 }
 
 /// The parent proxy on the way.
@@ -78,7 +87,9 @@ pub(super) fn admit(
     }
     let (entry, verdict) = table.admit_by(entry, purpose, arrived);
     match verdict {
-        Verdict::ShortCircuit(refusal) => Admitted::Refused(Refused { by: Arc::clone(&entry), entry, refusal }),
+        Verdict::ShortCircuit(refusal) => {
+            Admitted::Refused(Refused { by: Arc::clone(&entry), entry, refusal, settings: None })
+        }
         Verdict::Forward(permit) => {
             Admitted::Pass(Pass { entry, keys: Keys::of_host(Some(permit), pass), would: None, hop: None })
         }
@@ -111,7 +122,7 @@ fn admit_all(
     match objection(&host, &places, hop.as_ref(), purpose, now) {
         Some((by, Objection { refusal, enforced: true })) => {
             by.count_short_circuit();
-            return Admitted::Refused(Refused { entry: host, by, refusal });
+            return Admitted::Refused(Refused { entry: host, by, refusal, settings: Some(Arc::clone(settings)) });
         }
         // What enforcing would have refused feeds nothing (SPEC 4.5), and is counted once.
         Some((by, Objection { refusal, enforced: false })) => {
@@ -141,7 +152,10 @@ fn admit_all(
                 would = would.or(reason);
                 taken.push((entry, permit));
             }
-            Err((by, refusal)) => return Admitted::Refused(Refused { entry: host, by, refusal }),
+            Err((by, refusal)) => {
+                let settings = Some(Arc::clone(settings));
+                return Admitted::Refused(Refused { entry: host, by, refusal, settings });
+            }
         }
     }
     if let Some(reason) = would {

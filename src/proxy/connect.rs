@@ -22,7 +22,7 @@ use super::answers::{self, Facts};
 use super::body::ResponseBody;
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
-use super::exchange::{local, refuse};
+use super::exchange::{hang_up, local, refuse};
 use super::intercept::Interceptor;
 use super::keys::Told;
 use super::record::Record;
@@ -31,6 +31,7 @@ use super::target;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::Target;
 use super::wire::HandOver;
+use crate::config::settings::OnCooldown;
 use crate::core::decision::Purpose;
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::signal::Outcome;
@@ -71,12 +72,7 @@ pub(super) async fn run(
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
     let Pass { entry, mut keys, mut hop, .. } = match admission::admit(context, &key, Purpose::Tunnel, None, arrived) {
         Admitted::Pass(pass) => pass,
-        Admitted::Refused(Refused { entry, by, refusal }) => {
-            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-            record.short_circuited(refusal.reason);
-            let answer = answers::short_circuit(&context.shared, &by, &refusal, &facts);
-            return local(client, answer, version, false, record);
-        }
+        Admitted::Refused(refused) => return refuse_connect(client, &request, &refused, arrived),
     };
     let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
     let host = entry.attached();
@@ -114,6 +110,24 @@ pub(super) async fn run(
     }
 }
 
+/// Answers a CONNECT that is not to be opened now.
+fn refuse_connect(
+    client: &Client,
+    request: &Request<Incoming>,
+    refused: &Refused,
+    arrived: Instant,
+) -> Response<ResponseBody> {
+    let shared = &client.context.shared;
+    let mut record = Record::new(shared, Some(&refused.entry), request, arrived);
+    record.short_circuited(refused.refusal.reason);
+    if refused.settings().on_cooldown == OnCooldown::Close {
+        return hang_up(client, record);
+    }
+    let facts = Facts::new(request.method(), request.headers());
+    let answer = answers::short_circuit(shared, refused, &facts);
+    local(client, answer, request.version(), false, record)
+}
+
 /// What a CONNECT opens, and its place among `max_tunnels`.
 enum Opens<'a> {
     Tunnel(OwnedSemaphorePermit),
@@ -132,12 +146,7 @@ async fn intercept(
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
     let entry = match admission::admit(&client.context, key, Purpose::Session, None, arrived) {
         Admitted::Pass(pass) => pass.entry,
-        Admitted::Refused(Refused { entry, by, refusal }) => {
-            let mut record = Record::new(shared, Some(&entry), &request, arrived);
-            record.short_circuited(refusal.reason);
-            let answer = answers::short_circuit(shared, &by, &refusal, &facts);
-            return local(client, answer, version, false, record);
-        }
+        Admitted::Refused(refused) => return refuse_connect(client, &request, &refused, arrived),
     };
     let mut record = Record::new(shared, Some(&entry), &request, arrived);
     match interceptor.session(entry.key(), place).await {

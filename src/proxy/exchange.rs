@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::admission::{self, Admitted, Hop, Pass, Refused, Word};
+use super::admission::{self, Admitted, Hop, Pass, Word};
 use super::answers::{self, Facts};
 use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
@@ -34,7 +34,7 @@ use super::shared::Host;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::{self, Target, Through};
 use super::wire::{HandOver, Interim};
-use crate::config::settings::HostSettings;
+use crate::config::settings::{HostSettings, OnCooldown};
 use crate::core::classify::{self, Reading};
 use crate::core::decision::{Purpose, Reason};
 use crate::core::key::KeyRef;
@@ -125,11 +125,14 @@ pub(super) async fn run(
     let admitted = admission::admit(context, &to.key, Purpose::Request, Some(&asked), arrived);
     let Pass { entry, keys, would, hop } = match admitted {
         Admitted::Pass(pass) => pass,
-        Admitted::Refused(Refused { entry, by, refusal }) => {
-            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-            record.short_circuited(refusal.reason);
+        Admitted::Refused(refused) => {
+            let mut record = Record::new(&context.shared, Some(&refused.entry), &request, arrived);
+            record.short_circuited(refused.refusal.reason);
+            if refused.settings().on_cooldown == OnCooldown::Close {
+                return hang_up(client, record);
+            }
             let keep = drain(client, request.into_body(), shape.expects).await;
-            let answer = answers::short_circuit(&context.shared, &by, &refusal, &shape.facts);
+            let answer = answers::short_circuit(&context.shared, &refused, &shape.facts);
             return local(client, answer, shape.version, keep, record);
         }
     };
@@ -423,6 +426,12 @@ impl Exchange<'_> {
 /// Waits until it turns out that the upstream never comes to its answer.
 async fn flooded(client: &Client) {
     poll_fn(|_| if client.wire.is_flooded() { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+/// Ends the connection, or the stream, without an answer.
+pub(super) fn hang_up(client: &Client, record: Record) -> Response<ResponseBody> {
+    client.wire.hang_up();
+    Response::new(ResponseBody::local(Bytes::new(), &client.wire, Some(record)))
 }
 
 /// Answers a request that will not be sent, with an error.
