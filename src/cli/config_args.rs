@@ -57,6 +57,11 @@ impl ConfigArgs {
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         Ok(config::load(&self.sources)?)
     }
+
+    /// What the command line, else the environment, says of a key, as it was written.
+    pub(crate) fn said(&self, key: &str) -> Option<&str> {
+        self.sources.said(key)
+    }
 }
 
 impl clap::Args for ConfigArgs {

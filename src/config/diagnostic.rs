@@ -147,7 +147,7 @@ pub enum Place {
 
 impl Place {
     /// The place in a few words, for a note beside another place.
-    fn brief(&self) -> String {
+    pub(super) fn brief(&self) -> String {
         match self {
             Self::Text { file, line, .. } => format!("{}:{line}", file.display()),
             Self::File { file, line: Some(line) } => format!("{}:{line}", file.display()),
@@ -270,7 +270,8 @@ impl ConfigErrors {
             _ => (usize::MAX, 0),
         });
         // What a preset says wrongly with its hosts is found with each of them.
-        self.errors.dedup_by(|one, other| one.place.is_some() && one.place == other.place && one.message == other.message);
+        self.errors
+            .dedup_by(|one, other| one.place.is_some() && one.place == other.place && one.message == other.message);
     }
 }
 

@@ -210,6 +210,17 @@ impl Hosts {
     }
 }
 
+impl HostSettings {
+    /// What stands for `host` as a whole: the group, or the paths of the table. `None`: the host itself.
+    pub fn base(&self, host: &Key) -> Option<Key> {
+        match &self.group {
+            Some(group) => Some(group.clone()),
+            None if self.paths.is_empty() => None,
+            None => host.scoped(&self.scope()).ok(),
+        }
+    }
+}
+
 /// Whether everything `inner` matches is also matched by `outer` as far as port and scheme go.
 fn filters_cover(outer: &HostPattern, inner: &HostPattern) -> bool {
     (outer.port.is_none() || outer.port == inner.port) && (outer.scheme.is_none() || outer.scheme == inner.scheme)
@@ -293,6 +304,7 @@ mod tests {
         let host = |text: &&str| Host {
             patterns: vec![HostPattern::parse(text).unwrap()],
             settings: Arc::new(HostSettings::clone(&defaults)),
+            place: None,
         };
         let tables = patterns.iter().map(host).collect();
         Hosts::new(defaults, tables)

@@ -81,6 +81,17 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// What a flag, else the environment, says of a key, as it was written.
+    pub fn said(&self, key: &str) -> Option<&str> {
+        let of = |is_flag| {
+            let is_meant = move |each: &&Override| each.key == key && matches!(each.origin, Origin::Flag(_)) == is_flag;
+            self.overrides.iter().rfind(is_meant).map(|each| each.text.as_str())
+        };
+        of(true).or_else(|| of(false))
+    }
+}
+
 /// A configuration that was found good.
 #[derive(Clone, Debug)]
 pub struct Loaded {

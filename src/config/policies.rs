@@ -58,7 +58,8 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts
                 names.join(", ")
             ));
         }
-        hosts.push(Host { patterns, settings: Arc::new(settings) });
+        let place = reader.line_of_table(&section).map(String::into_boxed_str);
+        hosts.push(Host { patterns, settings: Arc::new(settings), place });
         reader.finish(section);
     }
     Hosts::new(defaults, hosts)

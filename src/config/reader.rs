@@ -446,6 +446,12 @@ impl<'a> Reader<'a> {
         section.place.as_ref().and_then(|place| self.place(place))
     }
 
+    /// `holdoff.toml:12`. Other than a place it costs little, however long the line is.
+    pub(super) fn line_of_table(&self, section: &Section<'_>) -> Option<String> {
+        let (source, place) = (self.source?, section.place.as_ref()?);
+        Some(format!("{}:{}", source.path().display(), source.line(place.start)))
+    }
+
     pub(super) fn place(&self, range: &Range<usize>) -> Option<Place> {
         // Finding a place reads its line, which may be the whole file.
         self.source.filter(|_| !self.errors.is_full()).map(|source| source.place(range))

@@ -357,6 +357,8 @@ pub struct Host {
     pub patterns: Vec<HostPattern>,
     /// Its settings, with everything it does not name taken from `[defaults]`.
     pub settings: Arc<HostSettings>,
+    /// Where the table is: `holdoff.toml:12`.
+    pub place: Option<Box<str>>,
 }
 
 /// A pattern of `match`.

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("intercept", 3),
     ("proxy", 3),
     ("admin", 3),
+    ("explain", 3),
     ("observe", 3),
     ("telemetry", 3),
     ("sidecar", 3),
