@@ -13,9 +13,10 @@
 //! | feature | adds | crates taken along |
 //! |---|---|---|
 //! | none | [`core`]: what a response says, what follows, the state machine of one key | 4 |
+//! | `body` | [`core::signal::body`]: rules about the bodies of responses | 22 |
 //! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 12 |
 //! | `tower` | [`layer`], and `table` | 15 |
-//! | `sidecar` (default) | the program, and `table` | all |
+//! | `sidecar` (default) | the program, `body` and `table` | all |
 //!
 //! ```toml
 //! holdoff = { version = "0.1", default-features = false, features = ["tower"] }
