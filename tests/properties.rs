@@ -590,3 +590,90 @@ proptest! {
         }
     }
 }
+
+// ---------------------------------------------------------------- bodies
+
+#[cfg(feature = "body")]
+#[expect(unreachable_pub, reason = "others use it from another crate")]
+#[path = "it/support/bodies.rs"]
+mod bodies;
+
+#[cfg(feature = "body")]
+mod body {
+    use super::*;
+
+    /// JSON with what the rules look for in most of its places.
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("0".to_owned()),
+            Just("-0.0".to_owned()),
+            Just("12".to_owned()),
+            Just("1e999".to_owned()),
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just(r#""failed""#.to_owned()),
+            Just(r#""background worker likely died""#.to_owned()),
+            Just(r#""x \u00e9 \ud83d""#.to_owned()),
+            "[a-z\"{},:\\[\\]]{0,4}",
+        ];
+        leaf.prop_recursive(4, 20, 4, |inner| {
+            let name = prop_oneof![Just("status"), Just("totalSegments"), Just("a"), Just("b"), Just("0")];
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+                vec((name, inner), 0..4).prop_map(|parts| {
+                    let parts: Vec<String> =
+                        parts.into_iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+                    format!("{{{}}}", parts.join(","))
+                }),
+            ]
+        })
+    }
+
+    fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
+        match coding {
+            "br" => {
+                let (mut out, mut body) = (Vec::new(), body);
+                brotli::BrotliCompress(&mut body, &mut out, &brotli::enc::BrotliEncoderParams::default()).unwrap();
+                out
+            }
+            "gzip" => {
+                let mut out = Vec::new();
+                let mut encoder = flate2::bufread::GzEncoder::new(body, flate2::Compression::fast());
+                std::io::Read::read_to_end(&mut encoder, &mut out).unwrap();
+                out
+            }
+            "zstd" => ruzstd::encoding::compress_to_vec(body, ruzstd::encoding::CompressionLevel::Fastest),
+            _ => body.to_vec(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config(500))]
+
+        #[test]
+        fn the_pieces_of_a_body_change_nothing_about_what_its_rules_say(
+            coding in prop_oneof![Just("identity"), Just("gzip"), Just("br"), Just("zstd"), Just("deflate")],
+            values in vec(value(), 1..4),
+            is_stream in any::<bool>(),
+            line_end in prop_oneof![Just("\n"), Just("\r"), Just("\r\n")],
+            sizes in (0_usize..400, 0_usize..400, 1_usize..100),
+            (at, noise, cut) in (any::<prop::sample::Index>(), vec(any::<u8>(), 0..3), any::<prop::sample::Index>()),
+        ) {
+            let body = if is_stream {
+                values.iter().map(|value| format!("data: {value}{line_end}{line_end}")).collect()
+            } else {
+                values.concat()
+            };
+            let mut body = coded(coding, body.as_bytes());
+            let at = at.index(body.len() + 1);
+            let end = (at + noise.len()).min(body.len());
+            body.splice(at..end, noise);
+            body.truncate(cut.index(2 * body.len() + 2));
+            let kind = if is_stream { "stream" } else { "json" };
+            let (prefix, decoded, size) = sizes;
+            for bounds in [format!("{prefix} {decoded}"), "16384 65536".to_owned()] {
+                bodies::check(&[format!("{coding} {kind} {bounds} {size}\n").as_bytes(), &body].concat());
+            }
+        }
+    }
+}

@@ -7,6 +7,8 @@ use holdoff::core::time::UnixTime;
 use http::StatusCode;
 
 // What the integration tests judge with too.
+#[path = "../../it/support/bodies.rs"]
+pub mod bodies;
 #[path = "../../it/support/configuration.rs"]
 pub mod configuration;
 #[path = "../../it/support/heads.rs"]
