@@ -22,7 +22,7 @@ use self::draft::{Draft, Flaw, Line, Places};
 use self::lines::{LONGEST, Lines, Piece};
 use self::play::Player;
 use self::report::{FileReport, Report};
-use super::status_page::Style;
+use super::status_page::{Style, count};
 use super::{ConfigArgs, Error, colour, print, warn};
 use crate::config::diagnostic::mask_credentials;
 use crate::core::key::Key;
@@ -123,7 +123,7 @@ impl Format {
         }
     }
 
-    fn read(self, line: &str) -> Result<Option<Draft>, Flaw> {
+    fn read(self, line: &str) -> Result<Draft, Flaw> {
         match self {
             Self::Jsonl => json::read(line),
             Self::Combined | Self::Auto => combined::read(line),
@@ -219,8 +219,7 @@ fn read(
             file.format = format.as_str();
         }
         let text = String::from_utf8_lossy(line);
-        let read = format.read(&text).and_then(|draft| draft.map_or(Ok(Line::Other), |draft| draft.finish(places)));
-        match read {
+        match format.read(&text).and_then(|draft| draft.finish(places)) {
             Ok(Line::Request(request)) => {
                 file.requests = file.requests.saturating_add(1);
                 player.request(request);
@@ -254,16 +253,15 @@ fn nothing_read(files: &[FileReport]) -> Option<Error> {
         return None;
     }
     let found = |file: &FileReport| {
-        let lines = |count: u64| if count == 1 { "1 line".to_owned() } else { format!("{count} lines") };
         let parts: Vec<String> = [
-            (file.without_host, "that name no host"),
-            (file.malformed, "that are not of the format"),
-            (file.other, "that are no requests with a status"),
+            (file.without_host, "without a host"),
+            (file.malformed, "of another format"),
+            (file.other, "without a request that was answered"),
             (file.too_long, "that are too long"),
         ]
         .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{} {what}", lines(count)))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{} {what}", count(number, "line")))
         .collect();
         let found = if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") };
         format!("`{}`: expected requests ({}), found {found}", file.file, file.format)
@@ -281,16 +279,15 @@ impl FileReport {
     /// What of the file could not be read, in words.
     fn flaws(&self) -> Option<String> {
         let more = self.malformed.saturating_sub(SHOWN);
-        let limit = LONGEST >> 20;
         let parts: Vec<String> = [
-            (more, "more lines are not of the format".to_owned()),
-            (self.without_host, "lines name no host; `--host` says what they are about".to_owned()),
-            (self.too_long, format!("lines are longer than {limit} MiB")),
+            (more, "of another format, besides those shown".to_owned()),
+            (self.without_host, "without a host; `--host` says what they are about".to_owned()),
+            (self.too_long, format!("longer than {} MiB", LONGEST >> 20)),
         ]
         .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{} {what}", count(number, "line")))
         .collect();
-        (!parts.is_empty()).then(|| format!("{}: {}; passed over", self.file, parts.join(", ")))
+        (!parts.is_empty()).then(|| format!("{}: passed over {}", self.file, parts.join(", ")))
     }
 }

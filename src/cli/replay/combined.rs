@@ -16,8 +16,8 @@ use super::stamp;
 /// The length of `10/Oct/2000:13:55:36 -0700`.
 const TIME: usize = 26;
 
-/// Reads a line. `None`: well-formed, but what was asked is no request (nginx and Apache log noise as 400 or 408).
-pub(super) fn read(line: &str) -> Result<Option<Draft>, Flaw> {
+/// Reads a line.
+pub(super) fn read(line: &str) -> Result<Draft, Flaw> {
     let flaw = |expected, found| Err(Flaw::malformed(expected, found));
     let time = "`[time] \"request\" status` of the combined log format";
     let Some((before, after)) = line.split_once("] \"") else { return flaw(time, line) };
@@ -60,7 +60,7 @@ pub(super) fn read(line: &str) -> Result<Option<Draft>, Flaw> {
         draft.field(name, value)?;
         rest = behind;
     }
-    Ok(draft.has_method().then_some(draft))
+    Ok(draft)
 }
 
 /// The `host:port` that stands before the address, if it does.
@@ -96,15 +96,14 @@ mod tests {
     use super::*;
     use crate::config;
 
-    fn line(text: &str) -> Option<Line> {
+    fn line(text: &str) -> Line {
         let settings = config::parse("").unwrap().settings;
         let places = Places { about: Some("about.example".parse().unwrap()), hosts: &settings.hosts };
-        read(text).unwrap().map(|draft| draft.finish(&places).unwrap())
+        read(text).unwrap().finish(&places).unwrap()
     }
 
     fn request(text: &str) -> (String, u64, u16, Option<String>) {
-        let Some(Line::Request(Request { key, ended, answer: Answer::Status(status, headers), .. })) = line(text)
-        else {
+        let Line::Request(Request { key, ended, answer: Answer::Status(status, headers), .. }) = line(text) else {
             panic!("{text}: {:?}", line(text));
         };
         let wait = headers.get("retry-after").map(|value| value.to_str().unwrap().to_owned());
@@ -165,9 +164,9 @@ mod tests {
 
     #[test]
     fn noise_is_no_request_and_what_is_cut_is_malformed() {
-        for request in ["", "-", r"\x16\x03\x01", "\u{1b}[31m x"] {
+        for request in ["-", r"\x16\x03\x01", "\u{1b}[31m x"] {
             let text = format!(r#"::1 - - [10/Oct/2000:13:55:36 +0000] "{request}" 400 5 "-" "-""#);
-            assert!(line(&text).is_none(), "{text}");
+            assert!(matches!(line(&text), Line::Other), "{text}");
         }
         let whole = r#"::1 - - [10/Oct/2000:13:55:36 +0000] "GET / HTTP/1.1" 200 5"#;
         for cut in 0..whole.len() - 4 {

@@ -89,6 +89,8 @@ pub(super) struct Draft {
     action: Option<String>,
     reason: Option<String>,
     headers: HeaderMap,
+    /// There was a request line, but not of a request.
+    is_noise: bool,
 }
 
 impl Draft {
@@ -145,9 +147,9 @@ impl Draft {
         }
     }
 
-    /// A request line: `GET /x HTTP/1.1`.
+    /// A request line: `GET /x HTTP/1.1`. Anything else is what a server could not read, and logs as 400 or 408.
     pub(super) fn request(&mut self, line: &str) {
-        let Some((method, rest)) = line.split_once(' ') else { return };
+        let (method, rest) = line.split_once(' ').unwrap_or_default();
         // A target may have spaces in a log; the version never has.
         let target = match rest.rsplit_once(' ') {
             Some((target, version)) if version.starts_with("HTTP/") => target,
@@ -156,12 +158,9 @@ impl Draft {
         if !method.is_empty() && method.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') {
             fill(&mut self.method, method);
             self.url(target);
+        } else {
+            self.is_noise = true;
         }
-    }
-
-    /// Whether there is a method: what nginx and Apache could not read as a request has none.
-    pub(super) const fn has_method(&self) -> bool {
-        self.method.is_some()
     }
 
     fn url(&mut self, value: &str) {
@@ -192,7 +191,7 @@ impl Draft {
     /// What the line is, all in all.
     pub(super) fn finish(self, places: &Places<'_>) -> Result<Line, Flaw> {
         let action = self.action.as_deref();
-        if self.status.is_none() && action.is_none() || action == Some("refused") {
+        if self.status.is_none() && action.is_none() || action == Some("refused") || self.is_noise {
             return Ok(Line::Other);
         }
         let ended = self.time.ok_or_else(|| Flaw::malformed("a time", "none"))?;
@@ -368,6 +367,14 @@ mod tests {
         let both = request(&[("retry_after", "120"), ("sent_http_retry_after", "120"), ("sent_http_x_reset", "5")]);
         let Answer::Status(_, headers) = both.answer else { panic!() };
         assert_eq!((headers.len(), &headers["x-reset"]), (2, &HeaderValue::from_static("5")));
+    }
+
+    #[test]
+    fn what_a_server_could_not_read_is_no_request() {
+        for line in ["\u{16}\u{3}\u{1}", "(null) x HTTP/1.1", "x"] {
+            let line = finish(&[("time", "100"), ("request", line), ("status", "400")], Some("a.example"), "");
+            assert!(matches!(line, Ok(Line::Other)), "{line:?}");
+        }
     }
 
     #[test]

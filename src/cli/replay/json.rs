@@ -4,14 +4,14 @@ use serde_json::{Map, Value};
 
 use super::draft::{Draft, Flaw};
 
-/// Reads a line. `None`: another event of the same log, with neither a status nor an action.
-pub(super) fn read(line: &str) -> Result<Option<Draft>, Flaw> {
+/// Reads a line. Nothing is taken of another event of the same log, which has neither a status nor an action.
+pub(super) fn read(line: &str) -> Result<Draft, Flaw> {
     let object: Map<String, Value> =
         serde_json::from_str(line.trim()).map_err(|_| Flaw::malformed("one JSON object", line))?;
-    if !["status", "status_code", "action"].iter().any(|name| object.contains_key(*name)) {
-        return Ok(None);
-    }
     let mut draft = Draft::default();
+    if !["status", "status_code", "action"].iter().any(|name| object.contains_key(*name)) {
+        return Ok(draft);
+    }
     for (name, value) in &object {
         match (name.as_str(), value) {
             ("headers" | "response_headers" | "resp_headers", Value::Object(fields)) => headers(&mut draft, fields),
@@ -24,7 +24,7 @@ pub(super) fn read(line: &str) -> Result<Option<Draft>, Flaw> {
             _ => scalar(&mut draft, name, value)?,
         }
     }
-    Ok(Some(draft))
+    Ok(draft)
 }
 
 fn scalar(draft: &mut Draft, name: &str, value: &Value) -> Result<(), Flaw> {
@@ -59,16 +59,15 @@ mod tests {
     use super::*;
     use crate::config;
 
-    fn line(text: &str) -> Result<Option<Line>, Flaw> {
+    fn line(text: &str) -> Result<Line, Flaw> {
         let settings = config::parse("").unwrap().settings;
         let places = Places { about: None, hosts: &settings.hosts };
-        read(text)?.map(|draft| draft.finish(&places)).transpose()
+        read(text)?.finish(&places)
     }
 
     /// Key, start and end in milliseconds, status, `Retry-After`.
     fn request(text: &str) -> (String, u64, u64, u16, Vec<String>) {
-        let Ok(Some(Line::Request(Request { key, started, ended, answer: Answer::Status(status, headers) }))) =
-            line(text)
+        let Ok(Line::Request(Request { key, started, ended, answer: Answer::Status(status, headers) })) = line(text)
         else {
             panic!("{text}: {:?}", line(text));
         };
@@ -108,7 +107,7 @@ mod tests {
             assert!(line(text).is_err(), "{text}");
         }
         for text in ["{}", r#"{"time":"today?","level":"info"}"#] {
-            assert!(matches!(line(text), Ok(None)), "{text}");
+            assert!(matches!(line(text), Ok(Line::Other)), "{text}");
         }
         let deep = format!(r#"{{"status":{}"#, "[".repeat(100_000));
         assert!(line(&deep).is_err());

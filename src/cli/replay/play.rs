@@ -385,3 +385,160 @@ impl Ord for Step {
         self.order().cmp(&other.order())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::RETRY_AFTER;
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::config;
+
+    const HOST: &str = "peer.example";
+
+    fn played(toml: &str, requests: impl IntoIterator<Item = Request>) -> Played {
+        let mut settings = config::parse(toml).unwrap().settings;
+        take_chance_out(&mut settings.hosts);
+        let mut player = Player::new(&settings.hosts, settings.limits.max_keys);
+        requests.into_iter().for_each(|request| player.request(request));
+        player.finish()
+    }
+
+    /// A request at `(start, end)` seconds with a status, and `Retry-After` where it is not 0.
+    fn request(host: &str, (start, end): (u64, u64), status: u16, retry_after: u64) -> Request {
+        let mut headers = HeaderMap::new();
+        if retry_after > 0 {
+            headers.insert(RETRY_AFTER, retry_after.into());
+        }
+        Request {
+            key: host.parse().unwrap(),
+            started: UnixTime::from_secs(start),
+            ended: UnixTime::from_secs(end),
+            answer: Answer::Status(StatusCode::from_u16(status).unwrap(), headers),
+        }
+    }
+
+    fn at(second: u64, status: u16, retry_after: u64) -> Request {
+        request(HOST, (second, second), status, retry_after)
+    }
+
+    /// Forwarded, saved, cooldowns, seconds of cooling.
+    fn counts(played: &Played) -> (u64, u64, u64, u64) {
+        let counts = played.hosts[0].counts;
+        assert_eq!(counts.forwarded + counts.saved, counts.requests);
+        (counts.forwarded, counts.saved, counts.cooldowns, counts.cooling.as_secs())
+    }
+
+    #[test]
+    fn a_saved_request_feeds_nothing() {
+        // The 429 at 5 would extend the cooldown to 65 if it were heard; so 12 is the probe, and what clears the host.
+        let log = [at(0, 429, 10), at(5, 429, 60), at(12, 200, 0), at(20, 200, 0)];
+        assert_eq!(counts(&played("", log)), (3, 1, 1, 10));
+    }
+
+    #[test]
+    fn jitter_is_off() {
+        let toml = "[defaults.cooldown]\nhint_jitter = true\njitter = 1.0\n[[host]]\nmatch = [\"other.example\"]\n";
+        for host in [HOST, "other.example"] {
+            let log = [(0, 429, 0), (60, 429, 0), (179, 429, 0), (180, 429, 5), (300, 200, 0)];
+            let log = log.map(|(second, status, wait)| request(host, (second, second), status, wait));
+            let played = played(toml, log);
+            // No hint: 60, then 120. At 180 the peer names 5 s, the third time: 20 s.
+            assert_eq!(counts(&played), (4, 1, 3, 200), "{host}");
+            assert_eq!(played.hosts[0].counts.longest_wait, Duration::from_secs(120));
+        }
+    }
+
+    #[test]
+    fn requests_that_overlap_are_played_in_the_order_of_time() {
+        // Logged at its end, after both of the others: it was on its way when the first 429 came, and is not saved.
+        let log = || [request(HOST, (5, 5), 429, 100), request(HOST, (6, 6), 429, 100), request(HOST, (1, 8), 200, 0)];
+        assert_eq!(counts(&played("", log())), (2, 1, 1, 3));
+        // And a line that is only written late is put in its place.
+        let [first, second, long] = log();
+        let turned = played("", [long, second, first]);
+        assert_eq!((counts(&turned), turned.late), ((2, 1, 1, 3), 0));
+    }
+
+    #[test]
+    fn parallel_answers_of_one_time_are_one_step() {
+        // Three requests on their way at once, each told to wait: one cooldown, whose deadline is the latest.
+        let log = [10, 30, 20].map(|wait| request(HOST, (1, 2), 429, wait));
+        assert_eq!(counts(&played("", log.into_iter().chain([at(31, 200, 0), at(33, 200, 0)]))), (4, 1, 1, 30));
+    }
+
+    #[test]
+    fn a_line_beyond_the_wait_counts_as_late_and_breaks_nothing() {
+        let wait = WAIT.as_secs();
+        let log = [
+            at(1000, 429, 5),
+            at(1006, 200, 0),
+            at(1006 + wait, 200, 0),
+            at(1001, 200, 0),
+            at(1000 + 3 * wait, 200, 0),
+        ];
+        let late = played("", log);
+        // In its place it would have been saved; when it came the host was clear.
+        assert_eq!((counts(&late), late.late), ((5, 0, 1, 5), 1));
+        assert_eq!(late.span, Some((UnixTime::from_secs(1000), UnixTime::from_secs(1000 + 3 * wait))));
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut settings = config::parse("").unwrap().settings;
+        take_chance_out(&mut settings.hosts);
+        let mut player = Player::new(&settings.hosts, 5);
+        for _ in 0..MAX_WAITING + 1000 {
+            player.request(at(1, 200, 0));
+            assert!(player.waiting.len() <= MAX_WAITING);
+        }
+        assert_eq!(player.finish().hosts[0].counts.forwarded, MAX_WAITING as u64 + 1000);
+    }
+
+    #[test]
+    fn hosts_beyond_max_keys_are_counted_and_not_kept() {
+        let log = (0..10).map(|n| request(&format!("h{}.example", n % 5), (n, n), 429, 60));
+        let played = played("[limits]\nmax_keys = 3\n", log);
+        assert_eq!((played.hosts.len(), played.untracked), (3, 4));
+    }
+
+    #[test]
+    fn an_answer_nobody_knows_says_nothing_about_the_host() {
+        let unknown = |second, answer| Request { answer, ..at(second, 200, 0) };
+        // The probe at 10 ends without a word: the next one, at 12, clears the host.
+        let log =
+            [at(0, 429, 10), unknown(5, Answer::Ours), unknown(10, Answer::Unknown), at(12, 200, 0), at(13, 200, 0)];
+        let played = played("", log);
+        assert_eq!(counts(&played), (4, 1, 1, 10));
+        assert_eq!((played.hosts[0].counts.ours, played.hosts[0].counts.saved_good), (1, 0));
+    }
+
+    #[test]
+    fn a_probe_that_is_out_keeps_the_others_waiting_until_its_own_end() {
+        let log = [at(0, 429, 10), request(HOST, (11, 11), 200, 0), request(HOST, (10, 12), 200, 0), at(12, 200, 0)];
+        // At 11 the probe, sent at 10, is still out.
+        assert_eq!(counts(&played("", log)), (3, 1, 1, 10));
+    }
+
+    #[test]
+    fn observe_is_played_as_enforce_and_off_not_at_all() {
+        let log = || [at(0, 429, 10), at(5, 429, 10), at(30, 200, 0)];
+        assert_eq!(counts(&played("[defaults]\nmode = \"observe\"\n", log())), (2, 1, 1, 10));
+        let off = played("[defaults]\nmode = \"off\"\n", log());
+        assert_eq!((counts(&off), off.hosts[0].counts.limited, off.hosts[0].mode), ((3, 0, 0, 0), 2, Mode::Off));
+    }
+
+    #[test]
+    fn the_breaker_of_a_policy_counts_failures() {
+        let toml = "[defaults.breaker]\nfailure_threshold = 2\ninitial = \"10s\"\n";
+        let log = [at(0, 502, 0), at(1, 503, 0), at(5, 200, 0), at(11, 200, 0)];
+        let played = played(toml, log);
+        assert_eq!((counts(&played), played.hosts[0].counts.failed), ((3, 1, 1, 10), 2));
+    }
+
+    #[test]
+    fn the_end_of_time_is_a_time() {
+        let log = [at(5, 429, 10), at(253_402_300_799, 429, 10), at(6, 200, 0)];
+        assert_eq!(played("", log).hosts[0].counts.requests, 3);
+    }
+}

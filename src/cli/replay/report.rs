@@ -8,6 +8,7 @@ use super::play::{Counts, Played};
 use crate::admin::view::rfc3339;
 use crate::cli::status_page::{Style, count, cut, pad, paint, short, span};
 use crate::core::policy::Mode;
+use crate::core::time::UnixTime;
 
 /// The most hosts in the table; JSON has all.
 const MAX_ROWS: usize = 50;
@@ -151,7 +152,7 @@ impl Report {
         }
         if let Some((from, to)) = self.played.span {
             let length = span(to.as_secs().saturating_sub(from.as_secs()));
-            text.push_str(&line(&format!("{} to {} ({length})", rfc3339(from), rfc3339(to)), style));
+            text.push_str(&line(&format!("{} to {} ({length})", seconds(from), seconds(to)), style));
         }
         if self.total.requests > 0 {
             text.push('\n');
@@ -246,7 +247,7 @@ impl Report {
         }
         if total.limited > 0 && total.cooldowns > 0 {
             said.push(format!(
-                "The hosts said \"slow down\" {} in the log; holdoff would have asked for it {}.",
+                "The hosts said \"slow down\" {} in the log; holdoff would have heard it {}.",
                 times(total.limited),
                 times(total.limited_forwarded)
             ));
@@ -313,6 +314,10 @@ fn per_mille(counts: &Counts) -> f64 {
 
 fn line(text: &str, style: Style) -> String {
     format!("{}\n", cut(text, style.width.unwrap_or(usize::MAX)))
+}
+
+fn seconds(time: UnixTime) -> String {
+    humantime::format_rfc3339_seconds(time.into()).to_string()
 }
 
 fn times(number: u64) -> String {
