@@ -224,7 +224,7 @@ fn where_nothing_can_be_read_the_command_fails_and_says_why() {
         empty.starts_with("error: `stdin`: expected requests (auto), found nothing; `holdoff replay --help`"),
         "{empty}"
     );
-    let garbage: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let garbage: Vec<u8> = (0..200_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
     let message = failed(&["-"], &garbage, 1);
     assert!(message.contains("error: `stdin`: expected requests (combined), found "), "{message}");
     assert!(message.chars().all(|c| c == '\n' || !c.is_control()), "{message:?}");
