@@ -54,7 +54,9 @@ Combined log format (nginx, Apache), one request a line:
     log_format holdoff '$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent '
                        '\"$http_referer\" \"$http_user_agent\" '
                        'retry_after=\"$sent_http_retry_after\" request_time=$request_time host=$http_host scheme=$scheme';
-  Apache: \\\"%r\\\" %>s %b \\\"%{Referer}i\\\" \\\"%{User-Agent}i\\\" retry_after=\\\"%{Retry-After}o\\\" duration_us=%D
+  Apache:
+    LogFormat \"%h %l %u %t \\\"%r\\\" %>s %b \\\"%{Referer}i\\\" \\\"%{User-Agent}i\\\" retry_after=\\\"%{Retry-After}o\\\" duration_us=%D\" holdoff
+  Where nginx passes requests on (proxy_pass), the host they go to is host=$proxy_host.
 
 JSON lines, one object a line; the access log of holdoff itself is one (log.access = true, log.format = \"json\"):
   time       time, timestamp, ts, @timestamp, time_iso8601, time_local, msec: RFC 3339, the time of the combined format, or a
