@@ -12,9 +12,9 @@
 //!
 //! | feature | adds | crates taken along |
 //! |---|---|---|
-//! | none | [`core`]: what a response says, what follows, the state machine of one key | 4 |
-//! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 12 |
-//! | `tower` | [`layer`], and `table` | 15 |
+//! | none | [`core`]: what a response says, what follows, the state machine of one key | 14 |
+//! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 22 |
+//! | `tower` | [`layer`], and `table` | 25 |
 //! | `sidecar` (default) | the program, and `table` | all |
 //!
 //! ```toml
@@ -90,6 +90,8 @@ pub mod observe;
 pub mod proxy;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
+#[cfg(feature = "sidecar")]
+pub mod state;
 #[cfg(feature = "sidecar")]
 pub mod synthetic;
 #[cfg(feature = "sidecar")]

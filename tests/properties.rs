@@ -20,7 +20,7 @@ use holdoff::core::key::{Key, KeyRef, Scheme};
 use holdoff::core::policy::{BreakerLimits, CooldownLimits, Hintless, Ladder, Policy, SignalRules};
 use holdoff::core::signal::date::{host_clock, http_date};
 use holdoff::core::signal::retry_after::{self, Context};
-use holdoff::core::signal::{Cause, Failure, Hint, MAX_RECEIVED, MAX_WAIT, Outcome, Signal, printable};
+use holdoff::core::signal::{Cause, Failure, FailureClass, Hint, MAX_RECEIVED, MAX_WAIT, Outcome, Signal, printable};
 use holdoff::core::time::{Instant, UnixTime};
 use holdoff::table::{Table, Verdict};
 use http::header::{AGE, DATE, RETRY_AFTER};
@@ -120,7 +120,7 @@ prop_compose! {
         growth in 1.0..=100.0,
         max in any_duration(),
     ) -> BreakerLimits {
-        BreakerLimits { failure_threshold, failure_window, initial, growth, max: max.max(initial) }
+        BreakerLimits { failure_threshold, failure_window, initial, growth, max: max.max(initial), classes: false }
     }
 }
 
@@ -444,7 +444,7 @@ proptest! {
 
     #[test]
     fn a_breaker_delay_is_within_its_cap(limits in breaker(), jitter in 0.0..=1.0, step in any::<u32>(), draw in any::<u64>()) {
-        let delay = breaker_delay(&limits, jitter, step, draw);
+        let delay = breaker_delay(&limits.ladder(FailureClass::Transient), jitter, step, draw);
         prop_assert!(delay.length <= limits.max);
         // To the precision of a float.
         prop_assert!(delay.length.as_secs_f64() >= limits.initial.as_secs_f64() * (1.0 - jitter) * (1.0 - 1e-9) - 2e-9);

@@ -13,6 +13,7 @@ use crate::core::signal::{Hint, Outcome, Signal};
 use crate::metrics::{Action, Metrics};
 use crate::observe::Transitions;
 use crate::proxy::shared::{Host, Lifecycle};
+use crate::state::Secret;
 use crate::table::{Table, Verdict, clock};
 
 /// Nothing here takes longer.
@@ -48,11 +49,18 @@ fn shared(config: &str) -> Arc<Shared> {
     let metrics = Metrics::new(&settings.metrics, std::iter::empty());
     let (hosts, handles) = (settings.hosts.clone(), Arc::clone(&metrics));
     let attach = move |key: &Key| {
-        let host = Host::new(Arc::clone(hosts.resolve(key)), handles.host(key));
+        let host = Host::new(Arc::clone(hosts.resolve(key)), handles.host(key), false);
         (Arc::clone(&host.settings.policy), host)
     };
     let table = Arc::new(Table::new(settings.limits.max_keys, attach, Transitions::default()));
-    Arc::new(Shared { name: "holdoff-test".to_owned(), settings, table, metrics, lifecycle: Lifecycle::default() })
+    Arc::new(Shared {
+        name: "holdoff-test".to_owned(),
+        settings,
+        secret: Secret::fresh().unwrap(),
+        table,
+        metrics,
+        lifecycle: Lifecycle::default(),
+    })
 }
 
 async fn start(config: &str) -> Running {

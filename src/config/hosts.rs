@@ -142,6 +142,11 @@ impl Hosts {
         Self { defaults, hosts, upgrade_some, index }
     }
 
+    /// The settings of the defaults and of every table.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<HostSettings>> {
+        std::iter::once(&self.defaults).chain(self.hosts.iter().map(|host| &host.settings))
+    }
+
     /// The settings of a host as a whole, whatever the path: those of the most specific `[[host]]`, else the defaults.
     pub fn resolve(&self, key: &Key) -> &Arc<HostSettings> {
         self.host(key).map_or(&self.defaults, |host| &host.settings)

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::hosts::Index;
 use crate::core::key::{Key, KeyRef, Scheme};
-use crate::core::level::{Level, Template};
+use crate::core::level::{By, Level, Template};
 use crate::core::policy::{BreakerLimits, Policy};
 
 pub use crate::synthetic::{Answer, AnswerFormat};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub upstream: Upstream,
     /// What each host gets: `[defaults]`, and `[[host]]` in the order of the file.
     pub hosts: Hosts,
+    /// What is kept on disk.
+    pub state: State,
     /// Bounds.
     pub limits: Limits,
     /// How we end.
@@ -546,6 +548,13 @@ pub struct Timeouts {
     pub max_request_body: u64,
 }
 
+/// `[state]`
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What credentials are hashed with; `None`: a file in the state directory.
+    pub secret_file: Option<PathBuf>,
+}
+
 /// `[limits]`
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -579,6 +588,12 @@ pub struct Shutdown {
 }
 
 impl Settings {
+    /// Whether any level is by a value that may be a credential.
+    pub fn hash_credentials(&self) -> bool {
+        let mut levels = self.hosts.all().flat_map(|settings| settings.levels.iter());
+        levels.any(|level| level.by.iter().any(|by| matches!(by, By::Header(_) | By::Query(_))))
+    }
+
     /// Whether every listener of the data path is on a loopback address.
     pub fn all_loopback(&self) -> bool {
         self.listen.address.iter().chain(self.reverse.iter().flat_map(|r| &r.address)).all(|a| is_loopback(a.ip()))

@@ -16,7 +16,7 @@ use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
     Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, OnCooldown, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
+    ListenAddress, Log, LogFormat, Metrics, OnCooldown, Reverse, Settings, Shutdown, State, Timeouts, Tls, Upstream,
 };
 use super::tls;
 use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
@@ -48,10 +48,11 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     let (egress, private) = egress(reader, root);
     let upstream = upstream(reader, root);
     let hosts = hosts(reader, root);
+    let state = state(reader, root);
     let limits = limits(reader, root);
     let shutdown = shutdown(reader, root);
     let mut settings =
-        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, state, limits, shutdown };
     settings.egress.allow_private = match private {
         Private::Auto => settings.all_loopback(),
         Private::Allow => true,
@@ -368,6 +369,7 @@ fn signals<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &SignalR
         hintless: reader.get(s, "hintless", base.hintless),
         trust_hints: reader.get(s, "trust_hints", base.trust_hints),
         fractional_seconds: reader.get(s, "fractional_seconds", base.fractional_seconds),
+        ..base.clone()
     };
     reader.finish(section);
     signals
@@ -404,6 +406,7 @@ fn breaker<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Breaker
         initial: reader.get(s, "initial", base.initial),
         growth: reader.get(s, "growth", base.growth),
         max: reader.get(s, "max", base.max),
+        classes: base.classes,
     };
     reader.finish(section);
     breaker
@@ -477,6 +480,13 @@ fn timeouts<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Timeou
     };
     reader.finish(section);
     timeouts
+}
+
+fn state<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> State {
+    let mut section = reader.section(root, "state");
+    let state = State { secret_file: reader.optional::<PathBuf>(&mut section, "secret_file", None) };
+    reader.finish(section);
+    state
 }
 
 fn limits<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Limits {

@@ -11,7 +11,7 @@ use super::{Bound, Common, words};
 use crate::core::classify::Reading;
 use crate::core::cooldown::{EndCause, Event, ProbeResult};
 use crate::core::decision::{Reason, Source};
-use crate::core::signal::{Cause, Field, Outcome};
+use crate::core::signal::{Cause, Field};
 use crate::core::time::{Instant, UnixTime};
 use crate::proxy::error::ErrorKind;
 use crate::table::clock;
@@ -122,7 +122,7 @@ impl HostMetrics {
         if let Some(offset) = reading.clock_offset {
             cells.set_clock_offset(offset);
         }
-        if let Outcome::Signal(_) | Outcome::Relayed(_) = reading.outcome {
+        if reading.outcome.signal().is_some() {
             let source = reading.hint_seen.map_or(Source::ALL.len(), |hint| place(&Source::ALL, hint.source));
             cells.signals.add(source, 1);
         }

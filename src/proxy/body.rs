@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::error::{ErrorKind, ProxyError};
 use super::framing;
 use super::headers::Trailers;
+use super::keys::Line;
 use super::outcome::Pending;
 use super::record::Record;
 use super::shared::Host;
@@ -350,9 +351,9 @@ pub(super) struct Excerpt {
 }
 
 impl Excerpt {
-    /// For the error that completing a permit numbered; `None` when there is none.
-    pub(super) fn new(entry: &Arc<Entry<Host>>, number: u64) -> Option<Self> {
-        (number != 0).then(|| Self { entry: Arc::clone(entry), number, bytes: Vec::new() })
+    /// For an error line.
+    pub(super) fn new((entry, number): Line) -> Self {
+        Self { entry, number, bytes: Vec::new() }
     }
 
     /// Some of the body passes.

@@ -33,6 +33,7 @@ mod forward;
 mod framing;
 mod headers;
 mod intercept;
+mod keys;
 mod multiplex;
 mod outcome;
 mod record;

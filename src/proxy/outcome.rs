@@ -15,7 +15,8 @@ use tokio::time::Sleep;
 
 use super::body::EXCERPT;
 use super::error::ProxyError;
-use super::shared::Host;
+use super::keys::{Keys, Line, Told};
+use super::shared::{Host, Shared};
 use super::target;
 use crate::core::classify::Reading;
 use crate::core::key::Key;
@@ -23,47 +24,59 @@ use crate::core::signal::{Outcome, grpc, printable};
 use crate::core::time::{Instant, UnixTime, ceil_secs};
 use crate::table::{Entry, Permit, clock};
 
-/// Counts what a response says, and completes its permit. Returns the number of the error line, 0 when there is none.
+/// Counts what a response says, and tells the keys of its request. `entry` is the host's. Gives the error line, if there
+/// is one.
 pub(super) fn complete(
+    shared: &Shared,
     entry: &Entry<Host>,
-    permit: Option<Permit<Host>>,
+    keys: &mut Keys,
     reading: &Reading,
     now: Instant,
     wall: UnixTime,
-) -> u64 {
+) -> Option<Line> {
     let metrics = &entry.attached().metrics;
     metrics.reading(reading);
-    if reading.outcome == Outcome::Success {
+    if reading.outcome.is_success() {
         metrics.success(wall);
     }
-    permit.map_or(0, |permit| finish(permit, reading, entry.key(), now))
+    let line = reading.outcome.is_trouble().then(|| line(entry.key(), reading));
+    let told = Told {
+        outcome: &reading.outcome,
+        status: Some(reading.status.as_u16()),
+        line: line.as_deref(),
+        scope: reading.scope,
+        now,
+    };
+    keys.tell(shared, &told)
 }
 
-/// Completes a permit with what a response says. Returns the number of the error line, 0 when there is none.
+/// Completes a permit of one key with what a response says. Returns the number of the error line, 0 when there is none.
 pub(super) fn finish(permit: Permit<Host>, reading: &Reading, key: &Key, now: Instant) -> u64 {
-    let line = tells(&reading.outcome).then(|| line(key, reading));
+    let line = reading.outcome.is_trouble().then(|| line(key, reading));
     let number = permit.complete(&reading.outcome, Some(reading.status.as_u16()), line.as_deref(), now, clock::draw());
     if line.is_some() { number } else { 0 }
 }
 
-/// Completes a permit with an error that means `outcome`. What says nothing about the host is as if nothing had been sent.
-pub(super) fn fail(permit: Permit<Host>, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
+/// Tells the keys of a request of an error that means `outcome`. What says nothing about the host is as if nothing had
+/// been sent. `key` is the host's.
+pub(super) fn fail(shared: &Shared, keys: &mut Keys, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
+    let line = failure_line(outcome, error, key);
+    let _ = keys.tell(shared, &Told { outcome, status: None, line: line.as_deref(), scope: None, now });
+}
+
+/// The error line of a failure.
+pub(super) fn failure_line(outcome: &Outcome, error: &ProxyError, key: &Key) -> Option<String> {
     let line = || format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = tells(outcome).then(line);
-    permit.complete(outcome, None, line.as_deref(), now, clock::draw());
+    outcome.is_trouble().then(line)
 }
 
-/// Adds the message of a gRPC call to the error line of that number.
-pub(super) fn keep_message(entry: &Entry<Host>, number: u64, trailers: &HeaderMap) {
+/// Adds the message of a gRPC call to its error line.
+pub(super) fn keep_message(line: Option<&Line>, trailers: &HeaderMap) {
+    let Some((entry, number)) = line else { return };
     let message = grpc::message(trailers, EXCERPT);
-    if number != 0 && !message.is_empty() {
-        entry.add_error_body(number, &printable(message.trim_ascii_end(), EXCERPT));
+    if !message.is_empty() {
+        entry.add_error_body(*number, &printable(message.trim_ascii_end(), EXCERPT));
     }
-}
-
-/// Whether an outcome is one that people want to read about.
-const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
 }
 
 /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10), or `gRPC 8 from …`
@@ -81,9 +94,9 @@ fn line(key: &Key, reading: &Reading) -> String {
 
 /// The permit of a gRPC call whose status is still to come.
 pub(super) struct Pending {
+    shared: Arc<Shared>,
     entry: Arc<Entry<Host>>,
-    /// `None`: nothing is fed (mode `observe`).
-    permit: Option<Permit<Host>>,
+    keys: Keys,
     /// Taken when the call is decided.
     reading: Option<Reading>,
     head_at: Instant,
@@ -96,16 +109,18 @@ impl Pending {
     /// For a reading that awaits trailers, of a response whose head came at `head_at`. `keeps_message`: whether
     /// `grpc-message` may be shown to people.
     pub(super) fn new(
+        shared: &Arc<Shared>,
         entry: &Arc<Entry<Host>>,
-        permit: Option<Permit<Host>>,
+        keys: Keys,
         reading: Reading,
         head_at: Instant,
         keeps_message: bool,
     ) -> Self {
-        let lease = entry.attached().settings.policy.cooldown.probe_lease;
+        let lease = keys.settings(entry).policy.cooldown.probe_lease;
         Self {
+            shared: Arc::clone(shared),
             entry: Arc::clone(entry),
-            permit,
+            keys,
             reading: Some(reading),
             head_at,
             lease: Some(Box::pin(tokio::time::sleep(lease))),
@@ -143,29 +158,30 @@ impl Pending {
     pub(super) fn decide(&mut self, trailers: Option<&HeaderMap>) {
         let Some(reading) = self.reading.take() else { return };
         let now = clock::now();
-        let rules = &self.entry.attached().settings.policy.signals;
+        let rules = &self.keys.settings(&self.entry).policy.signals;
         let reading = reading.with_trailers(rules, trailers, now.saturating_since(self.head_at));
         // A success is counted once.
-        let permit = self.permit.take().filter(|_| self.lease.is_some() || tells(&reading.outcome));
-        let number = complete(&self.entry, permit, &reading, now, clock::wall());
+        if self.lease.is_none() && !reading.outcome.is_trouble() {
+            self.keys.cancel();
+        }
+        let line = complete(&self.shared, &self.entry, &mut self.keys, &reading, now, clock::wall());
         if let Some(trailers) = trailers.filter(|_| self.keeps_message) {
-            keep_message(&self.entry, number, trailers);
+            keep_message(line.as_ref(), trailers);
         }
     }
 
     fn broke(&mut self, error: &ProxyError) {
         self.reading = None;
-        if let Some(permit) = self.permit.take() {
-            fail(permit, &error.kind().outcome(), error, self.entry.key(), clock::now());
-        }
+        let means = error.kind().outcome();
+        fail(&self.shared, &mut self.keys, &means, error, self.entry.key(), clock::now());
     }
 
     /// The lease is over.
     fn succeed(&mut self, now: Instant) {
         self.lease = None;
         self.entry.attached().metrics.success(clock::wall());
-        if let (Some(permit), Some(reading)) = (&mut self.permit, &self.reading) {
-            permit.succeed_early(Some(reading.status.as_u16()), now, clock::draw());
+        if let Some(reading) = &self.reading {
+            self.keys.succeed_early(reading.status.as_u16(), now);
         }
     }
 }
@@ -173,8 +189,8 @@ impl Pending {
 impl Drop for Pending {
     /// The client has left, which says nothing; but a body that is not asked for does not notice the end of its lease.
     fn drop(&mut self) {
-        let lease = self.entry.attached().settings.policy.cooldown.probe_lease;
-        if self.lease.is_some() && self.permit.is_some() {
+        let lease = self.keys.settings(&self.entry).policy.cooldown.probe_lease;
+        if self.lease.is_some() && self.keys.feeds() {
             let now = clock::now();
             if now.saturating_since(self.head_at) >= lease {
                 self.succeed(now);

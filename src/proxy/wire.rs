@@ -13,6 +13,7 @@
 //! - It notices that a client has left which has sent more requests than one: hyper looks for the end of a connection only
 //!   when nothing is left to parse, and would wait for the upstream as long as that likes.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -62,6 +63,8 @@ pub(super) struct Wire {
     flooded: AtomicBool,
     /// The client may have left: to be looked for.
     doubted: AtomicBool,
+    /// There is to be no answer.
+    hung_up: AtomicBool,
     /// Whether a write is waiting for the client.
     pressure: Backpressure,
     /// For how long a write may wait, in milliseconds; 0: for ever.
@@ -102,6 +105,18 @@ const ASKED: u8 = 1;
 /// hyper has taken the answer whole; some of it may still have to be written.
 const ANSWERED: u8 = 2;
 
+/// A request is not answered (`on_cooldown = "close"`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HungUp;
+
+impl fmt::Display for HungUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the key cools, and the policy closes the connection without an answer")
+    }
+}
+
+impl std::error::Error for HungUp {}
+
 /// What became of a 1xx answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interim {
@@ -139,6 +154,7 @@ impl Wire {
             refused: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
+            hung_up: AtomicBool::new(false),
             pressure: Backpressure::default(),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -154,6 +170,19 @@ impl Wire {
                 read_some: false,
             }),
         }
+    }
+
+    /// The request gets no answer: its connection, or its stream, ends without one.
+    pub(super) fn hang_up(&self) {
+        self.hung_up.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer, unless there is to be none.
+    ///
+    /// # Errors
+    /// For hyper, which then ends the connection or resets the stream.
+    pub(super) fn passes<T>(&self, answer: T) -> Result<T, HungUp> {
+        if self.hung_up.load(Ordering::Relaxed) { Err(HungUp) } else { Ok(answer) }
     }
 
     /// Whether this is one stream of several.

@@ -43,18 +43,13 @@ impl<X: Send + Sync + 'static> Permit<X> {
 
     /// What became of it. `now` is the arrival of the response head, `draw` a random word, `error` one line for people about
     /// a signal or failure. Returns the number of that line for [`Entry::add_error_body`], 0 when there is none.
-    pub fn complete(
-        mut self,
-        outcome: &Outcome,
-        status: Option<u16>,
-        error: Option<&str>,
-        now: Instant,
-        draw: u64,
-    ) -> u64 {
-        match self.admission.take() {
-            Some(admission) => self.entry.complete(admission, &Report { outcome, status, error, now, draw }),
-            None => 0,
-        }
+    pub fn complete(self, outcome: &Outcome, status: Option<u16>, error: Option<&str>, now: Instant, draw: u64) -> u64 {
+        self.report(&Report { outcome, status, error, now, draw })
+    }
+
+    /// [`Permit::complete`], with everything in one.
+    pub fn report(mut self, report: &Report<'_>) -> u64 {
+        self.admission.take().map_or(0, |admission| self.entry.complete(admission, report))
     }
 }
 

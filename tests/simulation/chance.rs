@@ -102,6 +102,7 @@ pub(crate) fn any_policy(rng: &mut Rng) -> Policy {
             initial: [secs(1), Duration::from_millis(50)][rng.usize(..2)],
             growth: [2.0, 1.5][rng.usize(..2)],
             max: secs(60),
+            classes: rng.u8(..3) == 0,
         },
         ..Policy::default()
     };

@@ -228,7 +228,7 @@ fn signal_with_hint_of_an_older_permit_at_the_deadline_is_a_cooldown_of_its_own(
 #[test]
 fn what_another_holdoff_relays_opens_and_extends_but_is_no_step() {
     let relayed = |hint| match limited(Some(hint)) {
-        Outcome::Signal(signal) => Outcome::Relayed(signal),
+        Outcome::Signal(signal) => Outcome::OffLadder(signal),
         other => other,
     };
     let mut fixture = Fixture::new();
