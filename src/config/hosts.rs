@@ -215,28 +215,39 @@ fn filters_cover(outer: &HostPattern, inner: &HostPattern) -> bool {
     (outer.port.is_none() || outer.port == inner.port) && (outer.scheme.is_none() || outer.scheme == inner.scheme)
 }
 
-/// The patterns that can never apply because more specific ones take all they match: `(pattern, by which)`.
-pub(super) fn shadowed<'a>(patterns: &[&'a HostPattern]) -> Vec<(&'a HostPattern, String)> {
-    let mut by_target: HashMap<String, Vec<&HostPattern>> = HashMap::new();
-    let mut networks: Vec<(IpNet, &HostPattern)> = Vec::new();
-    for &pattern in patterns {
-        by_target.entry(target_text(&pattern.target)).or_default().push(pattern);
+/// Whether a table for the paths `outer` applies wherever one for the paths `inner` would.
+fn paths_cover(outer: &[Template], inner: &[Template]) -> bool {
+    outer.is_empty() || (!inner.is_empty() && inner.iter().all(|path| outer.contains(path)))
+}
+
+/// The patterns that can never apply because more specific ones take all they match: `(pattern, by which)`. Each comes with
+/// the paths of its table.
+pub(super) fn shadowed<'a>(patterns: &[(&'a HostPattern, &[Template])]) -> Vec<(&'a HostPattern, String)> {
+    let mut by_target: HashMap<String, Vec<(&HostPattern, &[Template])>> = HashMap::new();
+    let mut networks: Vec<(IpNet, &HostPattern, &[Template])> = Vec::new();
+    for &(pattern, paths) in patterns {
+        by_target.entry(target_text(&pattern.target)).or_default().push((pattern, paths));
         match &pattern.target {
-            HostTarget::Net(network) => networks.push((*network, pattern)),
+            HostTarget::Net(network) => networks.push((*network, pattern, paths)),
             HostTarget::Exact(name) => {
                 if let Ok(address) = name.parse::<IpAddr>() {
-                    networks.push((IpNet::from(address.to_canonical()), pattern));
+                    networks.push((IpNet::from(address.to_canonical()), pattern, paths));
                 }
             }
             HostTarget::Suffix(_) | HostTarget::Any => {}
         }
     }
-    let has_networks = patterns.iter().any(|pattern| matches!(pattern.target, HostTarget::Net(_)));
+    let has_networks = patterns.iter().any(|(pattern, _)| matches!(pattern.target, HostTarget::Net(_)));
     let mut found = Vec::new();
-    for &pattern in patterns {
+    for &(pattern, paths) in patterns {
         let same = by_target.get(&target_text(&pattern.target)).map(Vec::as_slice).unwrap_or_default();
         if pattern.scheme.is_none() {
-            let by = |scheme| same.iter().find(|other| other.scheme == Some(scheme) && other.port == pattern.port);
+            let by = |scheme| {
+                let covers = |(other, of): &&(&HostPattern, &[Template])| {
+                    other.scheme == Some(scheme) && other.port == pattern.port && paths_cover(of, paths)
+                };
+                same.iter().find(covers).map(|(other, _)| other)
+            };
             if let (Some(plain), Some(secure)) = (by(Scheme::Http), by(Scheme::Https)) {
                 found.push((pattern, format!("`{}` and `{}`", plain.text, secure.text)));
                 continue;
@@ -245,16 +256,16 @@ pub(super) fn shadowed<'a>(patterns: &[&'a HostPattern]) -> Vec<(&'a HostPattern
         if let HostTarget::Net(network) = pattern.target
             && has_networks
         {
-            let inside: Vec<&(IpNet, &HostPattern)> = networks
+            let inside: Vec<&(IpNet, &HostPattern, &[Template])> = networks
                 .iter()
-                .filter(|(other, by)| {
+                .filter(|(other, by, of)| {
                     let narrower = *other != network || matches!(by.target, HostTarget::Exact(_));
-                    narrower && network.contains(other) && filters_cover(by, pattern)
+                    narrower && network.contains(other) && filters_cover(by, pattern) && paths_cover(of, paths)
                 })
                 .collect();
-            let joined = IpNet::aggregate(&inside.iter().map(|(other, _)| *other).collect());
+            let joined = IpNet::aggregate(&inside.iter().map(|(other, ..)| *other).collect());
             if joined.contains(&network) {
-                let names: Vec<String> = inside.iter().take(4).map(|(_, by)| format!("`{}`", by.text)).collect();
+                let names: Vec<String> = inside.iter().take(4).map(|(_, by, _)| format!("`{}`", by.text)).collect();
                 found.push((pattern, names.join(" and ")));
             }
         }
@@ -327,7 +338,8 @@ mod tests {
 
     fn shadows(patterns: &[&str]) -> Vec<String> {
         let patterns: Vec<HostPattern> = patterns.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
-        shadowed(&patterns.iter().collect::<Vec<_>>()).into_iter().map(|(pattern, _)| pattern.text.clone()).collect()
+        let all: Vec<(&HostPattern, &[Template])> = patterns.iter().map(|pattern| (pattern, &[][..])).collect();
+        shadowed(&all).into_iter().map(|(pattern, _)| pattern.text.clone()).collect()
     }
 
     #[test]

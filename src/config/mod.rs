@@ -12,12 +12,16 @@ use toml::de::DeTable;
 mod check;
 pub mod diagnostic;
 mod hosts;
+mod levels;
 pub mod parent;
 mod pattern;
+mod policies;
+pub mod presets;
 mod reader;
 pub mod secrets;
 pub mod settings;
 mod show;
+mod signals;
 mod tables;
 mod tls;
 mod value;
@@ -85,6 +89,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What an operator should know but can be run with.
     pub warnings: Vec<String>,
+    /// What could be better, for `check`.
+    pub hints: Vec<String>,
     /// Every value with its origin, for `config show`.
     pub effective: Effective,
 }
@@ -163,7 +169,8 @@ fn read(source: Option<&Source>, overrides: &[Override]) -> Result<Loaded, Confi
         errors.sort();
         return Err(errors);
     }
-    Ok(Loaded { settings, file: source.map(|source| source.path().to_owned()), warnings, effective })
+    let hints = presets::hints(&settings.hosts);
+    Ok(Loaded { settings, file: source.map(|source| source.path().to_owned()), warnings, hints, effective })
 }
 
 /// An error of the TOML itself.

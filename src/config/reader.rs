@@ -16,6 +16,9 @@ use super::Override;
 use super::diagnostic::{ConfigErrors, Diagnostic, Place, Source, nearest};
 use super::show::{Effective, Line, Table};
 use super::value::{Mismatch, Setting, describe};
+pub(super) use layers::Below;
+
+mod layers;
 
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(super) enum Origin {
     Env(&'static str),
     /// A flag.
     Flag(&'static str),
+    /// A preset, and where it says so if it is one of the file's own.
+    Preset(Box<str>, Option<Range<usize>>),
 }
 
 /// What is remembered of a key that was read.
@@ -68,6 +73,8 @@ pub(super) struct Section<'a> {
     /// `[host.cooldown]`: as written.
     label: String,
     table: Option<&'a DeTable<'a>>,
+    /// The same table of the preset that it names: the file goes before it.
+    below: Option<Below<'a>>,
     /// The table's own place.
     place: Option<Range<usize>>,
     known: Vec<&'static str>,
@@ -76,6 +83,16 @@ pub(super) struct Section<'a> {
 }
 
 impl Section<'_> {
+    /// The label of a table inside this one, without brackets.
+    fn label_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.label.trim_matches(['[', ']'])) }
+    }
+
+    /// As written: `[host.cooldown]`.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
     /// The path of a key, for [`Reader::origin`] and the like.
     pub(super) fn key(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
@@ -99,18 +116,17 @@ impl<'a> Reader<'a> {
     /// The whole document.
     pub(super) fn root(&self, table: Option<&'a DeTable<'a>>) -> Section<'a> {
         let label = "the top level".to_owned();
-        Section { path: String::new(), label, table, place: None, known: Vec::new(), inherits: false }
+        Section { path: String::new(), label, table, below: None, place: None, known: Vec::new(), inherits: false }
     }
 
     /// A table inside another one.
     pub(super) fn section(&mut self, parent: &mut Section<'a>, name: &'static str) -> Section<'a> {
         parent.known.push(name);
-        let prefix = parent.label.trim_matches(['[', ']']).to_owned();
-        let label = if parent.path.is_empty() { format!("[{name}]") } else { format!("[{prefix}.{name}]") };
         let mut section = Section {
             path: parent.key(name),
-            label,
+            label: format!("[{}]", parent.label_of(name)),
             table: None,
+            below: parent.below.and_then(|below| below.table(name)),
             place: parent.place.clone(),
             known: Vec::new(),
             inherits: parent.inherits,
@@ -130,37 +146,6 @@ impl<'a> Reader<'a> {
         }
         self.open(&section);
         section
-    }
-
-    /// The tables of a list of tables.
-    pub(super) fn list(&mut self, root: &mut Section<'a>, name: &'static str, inherits: bool) -> Vec<Section<'a>> {
-        root.known.push(name);
-        let Some(value) = root.table.and_then(|table| table.get(name)) else { return Vec::new() };
-        let mut sections = Vec::new();
-        let expected = |reader: &mut Self, value: &Spanned<DeValue<'_>>| {
-            let message = format!("`{name}`: expected a list of tables, found {}", describe(value.get_ref()));
-            let error = Diagnostic::new(reader.place(&value.span()), message);
-            reader.errors.push(error.help(format!("write `[[{name}]]` with double brackets, once for each")));
-        };
-        match value.get_ref() {
-            DeValue::Array(items) => {
-                for item in items {
-                    match item.get_ref() {
-                        DeValue::Table(table) => sections.push(Section {
-                            path: format!("{name}.{}", sections.len()),
-                            label: format!("[[{name}]]"),
-                            table: Some(table),
-                            place: Some(item.span()),
-                            known: Vec::new(),
-                            inherits,
-                        }),
-                        _ => expected(self, item),
-                    }
-                }
-            }
-            _ => expected(self, value),
-        }
-        sections
     }
 
     /// Notes that a table is read now: what follows is shown below its header.
@@ -237,11 +222,16 @@ impl<'a> Reader<'a> {
         section.known.push(name);
         let mut said = None;
         let mut known = Known::default();
+        // What is wrong in a preset is an error where it stands.
+        if let Some((value, below)) = section.below.and_then(|below| below.value(name))
+            && let Ok(value) = T::from_toml(value)
+            && check(&value).is_ok()
+        {
+            (said, known) = (Some(value), below);
+        }
         if let Some(value) = section.table.and_then(|table| table.get(name)) {
             let span = value.span();
-            if let DeValue::Array(items) = value.get_ref() {
-                known.elements = items.iter().map(Spanned::span).collect();
-            }
+            known.elements = elements(value.get_ref());
             let read = T::from_toml(value.get_ref()).and_then(|read| match check(&read) {
                 Ok(()) => Ok(read),
                 Err(expected) => Err(Mismatch::new(expected, describe(value.get_ref()))),
@@ -412,6 +402,9 @@ impl<'a> Reader<'a> {
 
     /// A key that must be there.
     pub(super) fn missing(&mut self, section: &Section<'_>, name: &str, example: &str) {
+        if section.is_of_preset() {
+            return;
+        }
         let place = section.place.as_ref().and_then(|place| self.place(place));
         let error = Diagnostic::new(place, format!("missing key `{name}` in {}", code(&section.label)));
         self.errors.push(error.help(format!("add `{name} = {example}`")));
@@ -460,8 +453,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn place_of(&self, origin: &Origin) -> Option<Place> {
         match origin {
-            Origin::Default => None,
-            Origin::File(range) => self.place(range),
+            Origin::Default | Origin::Preset(_, None) => None,
+            Origin::File(range) | Origin::Preset(_, Some(range)) => self.place(range),
             Origin::Env(name) => Some(Place::Env(name)),
             Origin::Flag(name) => Some(Place::Flag(name)),
         }
@@ -477,7 +470,16 @@ impl<'a> Reader<'a> {
             },
             Origin::Env(name) => format!("env {name}"),
             Origin::Flag(name) => format!("flag {name}"),
+            Origin::Preset(name, _) => format!("preset {name}"),
         }
+    }
+}
+
+/// Where the elements of a list stand.
+fn elements(value: &DeValue<'_>) -> Vec<Range<usize>> {
+    match value {
+        DeValue::Array(items) => items.iter().map(Spanned::span).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -40,7 +40,7 @@ impl Effective {
 
     /// The table of `[defaults]` that a table of a host takes the rest from.
     fn base(&self, table: &Table) -> Option<&Table> {
-        if !table.inherits {
+        if !table.inherits || !table.path.starts_with("host.") {
             return None;
         }
         let path = match table.path.splitn(3, '.').nth(2) {
@@ -61,7 +61,9 @@ impl Effective {
 
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, table) in self.tables.iter().enumerate() {
+        // A table of a preset that says nothing is not there.
+        let is_there = |table: &&Table| !table.lines.is_empty() || !table.path.starts_with("preset.");
+        for (index, table) in self.tables.iter().filter(is_there).enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
@@ -70,7 +72,8 @@ impl fmt::Display for Effective {
             for own in table.lines.iter().filter(|own| base.iter().all(|line| line.name != own.name)) {
                 own.write(f, "")?;
             }
-            for line in base {
+            // Where a preset lies is decided by the table that names it.
+            for line in base.iter().filter(|line| line.name != "preset") {
                 match table.lines.iter().find(|own| own.name == line.name) {
                     Some(own) => own.write(f, "")?,
                     None => line.write(f, "[defaults] ")?,

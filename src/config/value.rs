@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::diagnostic::{mask_credentials, nearest, visible};
-use super::settings::{AnswerFormat, ListenAddress, LogFormat, TlsVersion};
+use super::settings::{AnswerFormat, ListenAddress, LogFormat, OnCooldown, TlsVersion};
 use crate::core::policy::{Hintless, Ladder, Mode};
 
 /// The longest duration: far beyond any use, and far from where time arithmetic ends.
@@ -552,6 +552,7 @@ words!(Ladder, "`\"from_hint\"`, `\"fixed\"` or `\"off\"`":
 words!(AnswerFormat, "`\"auto\"`, `\"problem\"`, `\"text\"` or `\"custom\"`":
     "auto" = AnswerFormat::Auto, "problem" = AnswerFormat::Problem, "text" = AnswerFormat::Text,
     "custom" = AnswerFormat::Custom);
+words!(OnCooldown, "`\"answer\"` or `\"close\"`": "answer" = OnCooldown::Answer, "close" = OnCooldown::Close);
 words!(TlsVersion, "`\"1.2\"` or `\"1.3\"`": "1.2" = TlsVersion::Tls12, "1.3" = TlsVersion::Tls13);
 
 /// A string in TOML.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::decision::{Reason, Source};
 
+#[cfg(feature = "body")]
+pub mod body;
 pub mod date;
 pub mod grpc;
 pub mod rate_limit;
