@@ -151,7 +151,7 @@ impl Row {
 
     /// What the rules about bodies make of an answer whose head says nothing.
     fn read_body(&self, settings: &HostSettings) -> Option<String> {
-        let mut watch = settings.body_rules.watch(self.status, &self.response)?;
+        let mut watch = settings.bodies.watch(self.status, &self.response)?;
         watch.see(self.body.as_deref()?.as_bytes());
         let rule = watch.finish().matched?.rule;
         Some(told(Reason::BackendBusy, Some((rule.cooldown, Source::BodyRule))))
