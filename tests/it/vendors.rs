@@ -14,8 +14,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use holdoff::config::parse;
+use holdoff::config::presets::PRESETS_TOML;
 use holdoff::config::settings::HostSettings;
-use holdoff::config::{PRESETS_TOML, parse};
 use holdoff::core::classify;
 use holdoff::core::decision::{Reason, Source};
 use holdoff::core::key::{KeyRef, Scheme};
@@ -168,7 +169,8 @@ impl Row {
     }
 
     fn scope(&self, level: &Level) -> Option<Scope> {
-        let (path, query) = self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)));
         level.scope(&Asked { method: &self.method, path, query, headers: &self.request }, &hash)
     }
 
@@ -178,7 +180,8 @@ impl Row {
         let reading = classify::response(&settings.policy.signals, self.status, &self.response, self.clock);
         let Some((level, scope)) = self.place(&settings, reading.scope) else { return vec!["no level".to_owned()] };
         let bucket = level.bucket.as_ref().and_then(|name| self.response.get(name));
-        let key = |scope: &Scope| bucket.map_or_else(|| scope.text.clone(), |name| scope.bucket(name.as_bytes(), &hash));
+        let key =
+            |scope: &Scope| bucket.map_or_else(|| scope.text.clone(), |name| scope.bucket(name.as_bytes(), &hash));
         let mut wrong = Vec::new();
         let shown = without_hashes(&key(&scope));
         if self.key.as_ref().is_some_and(|expected| *expected != shown) {
