@@ -31,6 +31,7 @@ mod connection;
 mod exchange;
 mod forward;
 mod framing;
+mod hang_up;
 mod headers;
 mod intercept;
 mod keys;

@@ -13,7 +13,6 @@
 //! - It notices that a client has left which has sent more requests than one: hyper looks for the end of a connection only
 //!   when nothing is left to parse, and would wait for the upstream as long as that likes.
 
-use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -26,6 +25,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
+use super::hang_up::HungUp;
 use super::intercept::Session;
 use super::tap::{Head, MALFORMED, Partial, Tap};
 use super::transport::Transport;
@@ -104,18 +104,6 @@ const QUIET: u8 = 0;
 const ASKED: u8 = 1;
 /// hyper has taken the answer whole; some of it may still have to be written.
 const ANSWERED: u8 = 2;
-
-/// A request is not answered (`on_cooldown = "close"`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HungUp;
-
-impl fmt::Display for HungUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the key cools, and the policy closes the connection without an answer")
-    }
-}
-
-impl std::error::Error for HungUp {}
 
 /// What became of a 1xx answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

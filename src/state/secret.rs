@@ -254,7 +254,7 @@ mod tests {
             let error = Secret::open(&path).unwrap_err().to_string();
             assert!(error.contains("64 hexadecimal digits"), "{error}");
         }
-        let error = Secret::open(directory.path()).unwrap_err();
+        let error = Secret::open(&path.join("below")).unwrap_err();
         assert!(error.to_string().contains("expected to read"), "{error}");
     }
 }

@@ -26,6 +26,7 @@ mod http2;
 mod identity;
 mod intercept;
 mod layers;
+mod levels;
 mod lifecycle;
 mod logs;
 mod metrics;
