@@ -237,6 +237,12 @@ pub(crate) fn warn(message: &str) {
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
+/// Says to the operator what could be better.
+pub(crate) fn hint(message: &str) {
+    let line = paint(&format!("hint: {message}\n"), colour(&io::stderr()));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
 /// Whether to colour what goes to a stream: on a terminal, unless `NO_COLOR` says otherwise.
 pub(crate) fn colour(stream: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

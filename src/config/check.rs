@@ -1,7 +1,7 @@
 //! Checks of values that are good by themselves but not together: unsafe listeners, two on one address, patterns that tie.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::diagnostic::Diagnostic;
@@ -12,6 +12,7 @@ use super::tables::admits_everyone;
 use crate::core::key::{Key, Scheme};
 use crate::core::level::Template;
 use crate::core::policy::{Policy, PolicyError};
+use crate::core::signal::body::Cools;
 
 /// The most shadowed patterns named.
 const MAX_SHADOWED: usize = 20;
@@ -131,6 +132,7 @@ pub(super) fn hosts(reader: &mut Reader<'_>, hosts: &Hosts) {
     ties(reader, hosts);
     upgrades(reader, hosts);
     groups(reader, hosts);
+    empty_groups(reader, hosts);
     if !reader.errors.is_empty() {
         return;
     }
@@ -209,6 +211,23 @@ fn groups(reader: &mut Reader<'_>, hosts: &Hosts) {
             reader
                 .errors
                 .push(error.help("say the same in both, in a preset or in `[defaults]`, or give one another group"));
+        }
+    }
+}
+
+/// Groups that a body rule cools and no host is in.
+fn empty_groups(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let groups: HashSet<&str> = hosts.hosts.iter().filter_map(|host| Some(host.settings.group.as_ref()?.host())).collect();
+    let mut told = HashSet::new();
+    for rule in hosts.all().flat_map(|settings| settings.bodies.iter()) {
+        if let Cools::Group(name) = &rule.cools
+            && !groups.contains(&**name)
+            && told.insert(name.clone())
+        {
+            reader.warnings.push(format!(
+                "the body rule `{}` cools the group `{name}`, and no `[[host]]` is in it (`group = \"{name}\"`)",
+                rule.name
+            ));
         }
     }
 }

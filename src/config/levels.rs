@@ -37,14 +37,12 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: 
             if routes.len() <= MAX_ROUTES { Ok(()) } else { Err(format!("at most {MAX_ROUTES} routes")) }
         });
         let bucket = reader.optional::<HeaderName>(s, "bucket", None);
-        for (key, example) in [("name", "\"credential\""), ("by", "[\"header:authorization\"]")] {
-            if !reader.is_said(&s.key(key)) {
-                reader.missing(s, key, example);
-            }
-        }
+        reader.required(s, &[("name", "\"credential\""), ("by", "[\"header:authorization\"]")]);
         if !routes.is_empty() && !by.contains(&By::Path) && !reader.is_refused(&s.key("by")) {
-            let mend = "add `\"path\"` to `by`: the routes say how a path is cut".to_owned();
-            reader.refuse_with(s, "routes", "beside `by = [\"path\"]` only", Some(mend));
+            let message = "`routes`: expected beside `by = [\"path\"]` only".to_owned();
+            let help = "add `\"path\"` to `by`: the routes say how a path is cut".to_owned();
+            let key = s.key("routes");
+            reader.refuse_at(s, &key, message, help);
         }
         if let Some(name) = name {
             if levels.iter().any(|other| *other.name == *name) {

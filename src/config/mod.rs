@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+mod bodies;
 mod check;
 pub mod diagnostic;
 mod hosts;

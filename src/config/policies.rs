@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use super::bodies;
 use super::check;
 use super::diagnostic::Diagnostic;
 use super::levels::{self, Group};
@@ -93,6 +94,7 @@ pub(super) fn built_in() -> HostSettings {
         group: None,
         levels: Arc::default(),
         policy: Arc::new(Policy::default()),
+        bodies: bodies::none(),
         on_cooldown: OnCooldown::Answer,
         answer: Answer::default(),
         tls: Tls::default(),
@@ -111,9 +113,11 @@ pub(super) fn built_in() -> HostSettings {
 pub(super) fn settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &HostSettings) -> HostSettings {
     let mode = reader.get::<Mode>(section, "mode", base.policy.mode);
     let levels = levels::read(reader, section, &base.levels);
+    let (signals, bodies) = signals::read(reader, section, &base.policy.signals, &base.bodies);
+    signals::check_scopes(reader, section, &signals.scopes, &levels, !Arc::ptr_eq(&levels, &base.levels));
     let policy = Policy {
         mode,
-        signals: signals::read(reader, section, &base.policy.signals),
+        signals,
         cooldown: cooldown(reader, section, &base.policy.cooldown),
         breaker: breaker(reader, section, &base.policy.breaker),
     };
@@ -128,6 +132,7 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, b
         group: base.group.clone(),
         levels,
         policy,
+        bodies,
         on_cooldown,
         answer,
         tls: tls::read(reader, section, &base.tls),

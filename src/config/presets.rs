@@ -129,7 +129,9 @@ impl<'a> Presets<'a> {
             let place = reader.place_at(&section.key("preset"), None);
             let error = Diagnostic::new(place, format!("`preset`: expected the name of a preset, found `\"{name}\"`"));
             let mut known: Vec<&str> = self.own.iter().map(|own| own.preset).collect();
-            known.extend(names());
+            for name in names() {
+                known.push(name);
+            }
             let all = format!("there are {}", listed(known.iter().copied()));
             reader.errors.push(error.help(match nearest(&name, known) {
                 Some(near) => format!("did you mean `\"{near}\"`? {all}"),

@@ -12,6 +12,7 @@ use super::hosts::Index;
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::level::{By, Level, Template};
 use crate::core::policy::{BreakerLimits, Policy};
+use crate::core::signal::body::BodyRules;
 
 pub use crate::synthetic::{Answer, AnswerFormat};
 
@@ -397,6 +398,8 @@ pub struct HostSettings {
     pub levels: Arc<[Level]>,
     /// The decision core's part.
     pub policy: Arc<Policy>,
+    /// Signs of a busy host in the bodies of its answers.
+    pub bodies: Arc<BodyRules>,
     /// What happens to a request while its key cools.
     pub on_cooldown: OnCooldown,
     /// Synthetic answers.

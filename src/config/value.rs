@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::diagnostic::{mask_credentials, nearest, visible};
+use super::diagnostic::{mask_credentials, visible};
 use super::settings::{AnswerFormat, ListenAddress, LogFormat, OnCooldown, TlsVersion};
 use crate::core::policy::{Hintless, Ladder, Mode};
 
@@ -513,7 +513,7 @@ macro_rules! words {
             fn parse(text: &str) -> Result<Self, Option<String>> {
                 match text {
                     $($word => Ok($value),)+
-                    _ => Err(nearest(text, [$($word),+]).map(|word| format!("did you mean `\"{word}\"`?"))),
+                    _ => Err($crate::config::diagnostic::nearest(text, [$($word),+]).map(|word| format!("did you mean `\"{word}\"`?"))),
                 }
             }
 
@@ -523,6 +523,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(super) use words;
 
 /// `[egress] private`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

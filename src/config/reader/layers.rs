@@ -182,27 +182,28 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// Makes an error of a key's value, unless it is a preset's: that one is judged where the preset stands.
-    pub(in crate::config) fn refuse(&mut self, section: &Section<'_>, name: &str, expected: impl Display) {
-        self.refuse_with(section, name, expected, None);
+    /// Keys that must be there, each with an example.
+    pub(in crate::config) fn required(&mut self, section: &Section<'_>, keys: &[(&str, &str)]) {
+        for (key, example) in keys {
+            if !self.is_said(&section.key(key)) {
+                self.missing(section, key, example);
+            }
+        }
     }
 
-    /// [`Reader::refuse`] with a mend.
-    pub(in crate::config) fn refuse_with(
-        &mut self,
-        section: &Section<'_>,
-        name: &str,
-        expected: impl Display,
-        help: Option<String>,
-    ) {
-        if section.is_of_preset() {
-            return;
+    /// Makes an error of a key's value, unless it is a preset's: that one is judged where the preset stands.
+    pub(in crate::config) fn refuse(&mut self, section: &Section<'_>, name: &str, expected: impl Display) {
+        if !section.is_of_preset() {
+            let place = self.place_at(&section.key(name), None).or_else(|| self.place_of_table(section));
+            self.errors.push(Diagnostic::new(place, format!("`{name}`: expected {expected}")));
         }
-        let place = self.place_at(&section.key(name), None).or_else(|| self.place_of_table(section));
-        let error = Diagnostic::new(place, format!("`{name}`: expected {expected}"));
-        self.errors.push(match help {
-            Some(help) => error.help(help),
-            None => error,
-        });
+    }
+
+    /// Makes an error of what keys say together, at the key of this path or at the table, with a mend.
+    pub(in crate::config) fn refuse_at(&mut self, section: &Section<'_>, path: &str, message: String, help: String) {
+        if !section.is_of_preset() {
+            let place = self.place_at(path, None).or_else(|| self.place_of_table(section));
+            self.errors.push(Diagnostic::new(place, message).help(help));
+        }
     }
 }

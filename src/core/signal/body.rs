@@ -46,6 +46,16 @@ impl BodyRules {
         Self { rules: rules.into_iter().map(Arc::new).collect(), prefix, decoded }
     }
 
+    /// How many bytes of a body are kept.
+    pub const fn prefix(&self) -> usize {
+        self.prefix
+    }
+
+    /// How many bytes are made of them by decoding.
+    pub const fn decoded_prefix(&self) -> usize {
+        self.decoded
+    }
+
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
