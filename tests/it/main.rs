@@ -38,5 +38,6 @@ mod reverse;
 mod storm;
 mod support;
 mod tunnels;
+mod vendors;
 mod weight;
 mod wire;
