@@ -1,8 +1,9 @@
-//! `holdoff config`: the default configuration, and the one in effect.
+//! `holdoff config`: the default configuration, the one in effect, and the presets.
 
 use std::process::ExitCode;
 
 use super::{ConfigArgs, Error, print, warn};
+use crate::config::presets::{self, PRESETS_TOML};
 use crate::config::DEFAULT_TOML;
 
 /// Print a configuration.
@@ -17,6 +18,11 @@ pub(crate) struct Args {
 enum Print {
     /// Print every key with its default and what it means.
     Default,
+    /// Print the built-in presets, or one of them.
+    Presets {
+        /// The name of a preset.
+        name: Option<String>,
+    },
     /// Print the configuration in effect, each value with where it comes from.
     Show(ConfigArgs),
 }
@@ -24,6 +30,8 @@ enum Print {
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     match args.command {
         Print::Default => print(DEFAULT_TOML)?,
+        Print::Presets { name: None } => print(PRESETS_TOML)?,
+        Print::Presets { name: Some(name) } => print(&format!("{}\n", presets::text(&name).map_err(Error::usage)?))?,
         Print::Show(config) => {
             let loaded = config.load()?;
             for warning in &loaded.warnings {

@@ -24,6 +24,7 @@ mod explain;
 mod freeze;
 mod health;
 mod release;
+mod replay;
 mod run;
 mod status;
 mod status_page;
@@ -103,6 +104,10 @@ enum Command {
     /// Show what holdoff does: a throttling peer and naive nodes on loopback, without and with it.
     #[command(after_help = "Examples:\n  holdoff demo\n  holdoff demo --json")]
     Demo(demo::Args),
+    /// Say what holdoff would have saved, from access logs.
+    #[command(after_help = "Example:\n  holdoff replay --host https://api.example.com access.log\n\n\
+                            With --help: what is read, and what is printed.", after_long_help = replay::FORMATS)]
+    Replay(replay::Args),
 }
 
 impl Command {
@@ -119,6 +124,7 @@ impl Command {
             Self::Release(args) => release::run(args),
             Self::Health(args) => health::run(args),
             Self::Demo(args) => demo::run(args),
+            Self::Replay(args) => replay::run(args),
         }
     }
 }
@@ -246,6 +252,12 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 /// Writes a message to stderr.
 pub(crate) fn warn(message: &str) {
     let line = paint(&format!("warning: {message}\n"), colour(&io::stderr()));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Says to the operator what could be better.
+pub(crate) fn hint(message: &str) {
+    let line = paint(&format!("hint: {message}\n"), colour(&io::stderr()));
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
