@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::question::span;
 use super::view::{Bound, Effect, Row, Schedule, seconds};
 use crate::core::cooldown::{Cooldown, Event, Events};
-use crate::core::decision::{Admission, Decision, Purpose, Reason, Source, State};
+use crate::core::decision::{Admission, AdmissionKind, Decision, Purpose, Reason, Source, State};
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy};
 use crate::core::signal::Outcome;
 use crate::core::time::Instant;
@@ -116,8 +116,7 @@ impl Trial<'_> {
             return None;
         }
         let epoch = machine.summary().epoch.checked_sub(1)?;
-        let admission =
-            Admission { epoch, kind: crate::core::decision::AdmissionKind::Plain, purpose: Purpose::Request };
+        let admission = Admission { epoch, kind: AdmissionKind::Plain, purpose: Purpose::Request };
         let mut events = Events::default();
         machine.observe(self.policy, admission, self.outcome, self.now, 0, &mut events);
         let extended = events.iter().find_map(|event| match event {
@@ -159,6 +158,8 @@ impl Trial<'_> {
             ),
             (Source::Ladder, None) => format!("no wait is believed, so it is step {} of our own ladder", started.step),
             (Source::Breaker, _) => format!("the breaker opens, step {} of its ladder", started.step),
+            (Source::BodyRule, Some(hint)) => format!("the rule about bodies says {}", span(hint.wait)),
+            (_, Some(hint)) if hint.wait.is_zero() => "the host named no further wait".to_owned(),
             (_, Some(hint)) => format!("the host named {}", span(hint.wait)),
             (_, None) => "nobody named a wait".to_owned(),
         };

@@ -8,9 +8,12 @@
 //!
 //! Header fields and queries of the request are hashed as always and not repeated; neither is its path.
 
-use crate::config::settings::Settings;
+use crate::config::settings::{HostSettings, Settings};
 use crate::core::cooldown::Cooldown;
 use crate::core::key::Key;
+use crate::core::policy::Mode;
+use crate::core::signal::Outcome;
+use crate::core::signal::body::Cools;
 use crate::core::time::{Instant, UnixTime};
 use crate::table::Snapshot;
 
@@ -79,6 +82,13 @@ pub fn explain(basis: &Basis<'_>, question: &Question, body: Option<&[u8]>) -> E
         meanwhile: None,
         notes: notes::of_request(settings, of, &places, question),
     };
+    // A freeze of the host holds for whatever it is divided into.
+    let frozen =
+        (basis.known)(&host).and_then(|known| known.snapshot.view.frozen_until).filter(|until| *until > basis.now);
+    if let Some(until) = frozen.filter(|_| places.places.iter().all(|place| place.key != host)) {
+        let left = question::span(until.saturating_since(basis.now));
+        explanation.notes.push(format!("an operator froze `{host}` as a whole, for {left} more"));
+    }
     if let Some(given) = &question.response {
         answered(basis, question, given, of, &places, body, &mut explanation);
     }
@@ -90,7 +100,7 @@ fn answered(
     basis: &Basis<'_>,
     question: &Question,
     given: &Given,
-    of: &crate::config::settings::HostSettings,
+    of: &HostSettings,
     places: &keys::Places,
     body: Option<&[u8]>,
     explanation: &mut Explanation,
@@ -98,14 +108,14 @@ fn answered(
     let meaning = reading::read(question, given, of, body, basis.wall);
     let (place, because) = places.target(of, &meaning.outcome, meaning.scope);
     let (target, because) = match &meaning.cools {
-        None | Some(crate::core::signal::body::Cools::Level) => {
+        None | Some(Cools::Level) => {
             (places.places.get(place).map_or_else(|| places.host.clone(), |place| place.key.clone()), because)
         }
-        Some(crate::core::signal::body::Cools::Host) => (
+        Some(Cools::Host) => (
             places.places.first().map_or_else(|| places.host.clone(), |place| place.key.clone()),
             "the rule says `cools = \"host\"`".to_owned(),
         ),
-        Some(crate::core::signal::body::Cools::Group(name)) => (
+        Some(Cools::Group(name)) => (
             Key::group(name).unwrap_or_else(|_| places.host.clone()),
             format!("the rule says `cools = \"group:{name}\"`"),
         ),
@@ -123,7 +133,7 @@ fn answered(
     let machine = known.as_ref().map_or(&fresh, |known| &known.machine);
     let trial = Trial { policy: &policy, outcome: &meaning.outcome, machine, now: basis.now };
     let tried = trial.run(question.times);
-    let climbs = matches!(meaning.outcome, crate::core::signal::Outcome::Signal(_));
+    let climbs = matches!(meaning.outcome, Outcome::Signal(_));
     explanation.response = Some(ResponsePart {
         given: match given {
             Given::Response(status, _) => status.as_str().to_owned(),
@@ -141,8 +151,11 @@ fn answered(
         clock_offset_seconds: meaning.clock_offset,
     });
     explanation.notes.extend(meaning.notes);
-    explanation.notes.extend(trial.late().filter(|_| policy.mode != crate::core::policy::Mode::Off));
+    explanation.notes.extend(trial.late().filter(|_| policy.mode != Mode::Off));
     explanation.meanwhile = tried.started.as_ref().map(|started| notes::meanwhile(basis, of, &target, started));
     explanation.effect = Some(tried.effect);
     explanation.schedule = tried.schedule;
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ const WIDTH: usize = 96;
 /// An explanation for people.
 pub fn text(explanation: &Explanation) -> String {
     let mut text = Page(format!("{} {}\n", clean(&explanation.method), clean(&explanation.host)));
+    text.lead(explanation);
     text.head("Policy");
     text.policy(&explanation.policy);
     text.head(if explanation.keys.len() == 1 { "Key" } else { "Keys, from wide to narrow" });
@@ -79,6 +80,43 @@ impl Page {
             is_empty = false;
         }
         self.line(&line);
+    }
+
+    /// The answer in a sentence or two.
+    fn lead(&mut self, explanation: &Explanation) {
+        let of = |key: &KeyPart| key.state.as_ref().and_then(|state| state.remaining_seconds).unwrap_or_default();
+        let longest = explanation.keys.iter().max_by(|one, other| of(one).total_cmp(&of(other)));
+        match longest.and_then(|key| Some((key, key.state.as_ref()?))) {
+            _ if !explanation.running => {}
+            Some((key, state)) if state.state == "cooling" => {
+                let held = match &*explanation.policy.mode {
+                    "enforce" => "It is held back now",
+                    _ if state.frozen => "It is held back now",
+                    _ => "It is not held back, for the mode is not enforce",
+                };
+                let reason = state.reason.as_deref().unwrap_or_default();
+                let (key, left) = (clean(&key.key), of_seconds(of(key)));
+                self.say(&format!("{held}: {key} cools for {left} more, reason {reason}."));
+            }
+            _ => match explanation.keys.iter().find(|key| key.state.as_ref().is_some_and(|now| now.state == "probing"))
+            {
+                Some(key) => self.say(&format!(
+                    "The cooldown of {} is over; one request at a time tests the host.",
+                    clean(&key.key)
+                )),
+                None => self.say("Nothing holds it back now."),
+            },
+        }
+        let (Some(effect), Some(response)) = (&explanation.effect, &explanation.response) else { return };
+        let target = clean(&response.target);
+        match (&*effect.what, effect.length_seconds) {
+            ("starts", Some(length)) => {
+                self.say(&format!("This answer would keep {target} out of reach for {}.", of_seconds(length)));
+            }
+            ("counts", _) => self.say("This answer would be counted, and start nothing yet."),
+            ("clears", _) => self.say(&format!("This answer would clear {target}.")),
+            _ => self.say("This answer would start nothing."),
+        }
     }
 
     fn policy(&mut self, policy: &PolicyPart) {
@@ -166,10 +204,11 @@ impl Page {
         self.say(&format!("{}.", capital(&clean(&effect.why))));
         for bound in &effect.bounds {
             let without = match bound.without_seconds {
-                Some(without) => format!("without it the wait would be {}", of_seconds(without)),
+                Some(without) => format!("without it it would be {}", of_seconds(without)),
                 None => "without it there would be no end".to_owned(),
             };
-            self.point(&format!("`{} = {}`: {without}.", clean(&bound.key), of_seconds(bound.seconds)));
+            let (key, value) = (clean(&bound.key), of_seconds(bound.seconds));
+            self.point(&format!("It is {} `{key} = {value}`; {without}.", acts(&key)));
         }
         match (effect.length_seconds, effect.jitter_seconds) {
             (Some(length), Some([least, most])) if least < length || most > length => {
@@ -244,8 +283,8 @@ fn table(matched: &Matched) -> String {
 fn row(row: &Row) -> [String; 5] {
     let decided = match (&row.decided_by, row.failures) {
         (Some(decided), _) => {
-            let bounds = row.bounds.iter().map(|bound| format!("`{}`", clean(bound))).collect::<Vec<_>>().join(", ");
-            if bounds.is_empty() { clean(decided) } else { format!("{}, bound by {bounds}", clean(decided)) }
+            let bounds = row.bounds.iter().map(|bound| format!(", {} `{}`", acts(bound), clean(bound)));
+            format!("{}{}", said_by(decided), bounds.collect::<String>())
         }
         (None, Some(failures)) => format!("failure {failures} in a row"),
         (None, None) => String::new(),
@@ -257,6 +296,21 @@ fn row(row: &Row) -> [String; 5] {
         row.length_seconds.map_or_else(|| "-".to_owned(), of_seconds),
         decided,
     ]
+}
+
+/// Who decided a length, by the word of a source.
+fn said_by(source: &str) -> String {
+    match source {
+        "ladder" => "our ladder".to_owned(),
+        "breaker" => "the breaker's ladder".to_owned(),
+        "body_rule" => "the rule about bodies".to_owned(),
+        other => format!("the host ({})", clean(other)),
+    }
+}
+
+/// What a bound does.
+fn acts(bound: &str) -> &'static str {
+    if bound == "cooldown.min_cooldown" { "raised by" } else { "cut by" }
 }
 
 fn of_seconds(seconds: f64) -> String {
