@@ -18,6 +18,7 @@ mod config;
 mod demo;
 mod exchanges;
 mod exec;
+mod explain;
 mod failures;
 mod forward;
 mod fuzzed;
