@@ -36,7 +36,7 @@ pub fn text(explanation: &Explanation) -> String {
     if !explanation.notes.is_empty() {
         text.head("Good to know");
         for note in &explanation.notes {
-            text.point(&format!("{}.", clean(note)));
+            text.point(&format!("{}.", capital(&clean(note))));
         }
     }
     text.0
@@ -110,9 +110,14 @@ impl Page {
         let (Some(effect), Some(response)) = (&explanation.effect, &explanation.response) else { return };
         let target = clean(&response.target);
         match (&*effect.what, effect.length_seconds) {
-            ("starts", Some(length)) => {
+            ("starts", Some(length)) if explanation.policy.mode == "enforce" => {
                 self.say(&format!("This answer would keep {target} out of reach for {}.", of_seconds(length)));
             }
+            ("starts", Some(length)) => self.say(&format!(
+                "This answer would start a cooldown of {target} for {}; in mode {} nothing is held back by it.",
+                of_seconds(length),
+                explanation.policy.mode
+            )),
             ("counts", _) => self.say("This answer would be counted, and start nothing yet."),
             ("clears", _) => self.say(&format!("This answer would clear {target}.")),
             _ => self.say("This answer would start nothing."),
@@ -204,8 +209,8 @@ impl Page {
         self.say(&format!("{}.", capital(&clean(&effect.why))));
         for bound in &effect.bounds {
             let without = match bound.without_seconds {
-                Some(without) => format!("without it it would be {}", of_seconds(without)),
-                None => "without it there would be no end".to_owned(),
+                Some(without) => format!("otherwise it would be {}", of_seconds(without)),
+                None => "otherwise there would be no end".to_owned(),
             };
             let (key, value) = (clean(&bound.key), of_seconds(bound.seconds));
             self.point(&format!("It is {} `{key} = {value}`; {without}.", acts(&key)));
@@ -241,7 +246,7 @@ impl Page {
     fn meanwhile(&mut self, meanwhile: &Meanwhile) {
         match &*meanwhile.what {
             "closed" => self.say(
-                "No answer: its connection is closed (`on_cooldown = \"close\"`), which it takes for a broken connection.",
+                "No answer: its connection is closed (`answer.on_cooldown = \"close\"`), which it takes for a broken connection.",
             ),
             "forwarded" => self.say("Nothing of it: in this mode every request is forwarded."),
             _ => {
