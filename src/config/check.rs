@@ -208,7 +208,9 @@ fn groups(reader: &mut Reader<'_>, hosts: &Hosts) {
             let first = reader.place_at(&format!("host.{other}.group"), None);
             let message = format!("the hosts of the group `{}` share one key, but not one `{what}`", group.host());
             let error = Diagnostic::new(place, message).note("the first stands at", first.as_ref());
-            reader.errors.push(error.help("say the same in both, in a preset or in `[defaults]`, or give one another group"));
+            reader
+                .errors
+                .push(error.help("say the same in both, in a preset or in `[defaults]`, or give one another group"));
         }
     }
 }

@@ -75,7 +75,7 @@ pub struct Scope {
 impl Scope {
     /// The scope of the bucket that a response names.
     pub fn bucket(&self, name: &[u8], hash: &dyn Fn(&[u8]) -> u64) -> String {
-        let mut text = self.stem.clone();
+        let mut text = self.stem.trim_end().to_owned();
         text.push_str(" bucket=");
         push_part(&mut text, name, hash);
         text
@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn a_bucket_has_the_credentials_and_captured_segments_of_its_route() {
         let by = [By::Header(HeaderName::from_static("authorization")), By::Method, By::Path];
-        let level = level(&by, &["/channels/{channel}/messages/*", "/channels/{channel}/pins/*"]);
+        let level = level(&by, &["/channels/{channel}/messages/*", "/channels/{channel}/pins/*", "/gateway"]);
         let headers = HeaderMap::new();
         let scope = |method, path| level.scope(&asked(method, path, None, &headers), &hash).unwrap();
         let bucket = |scope: &Scope| scope.bucket(b"80c17d2f", &hash);
@@ -506,5 +506,6 @@ mod tests {
         assert_eq!(bucket(&post), "route=- /1 bucket=80c17d2f");
         assert_eq!(bucket(&post), bucket(&get));
         assert_ne!(bucket(&post), bucket(&scope(&Method::POST, "/channels/2/messages/2")));
+        assert_eq!(bucket(&scope(&Method::GET, "/gateway")), "route=- bucket=80c17d2f");
     }
 }
