@@ -13,9 +13,10 @@
 //! | feature | adds | crates taken along |
 //! |---|---|---|
 //! | none | [`core`]: what a response says, what follows, the state machine of one key | 14 |
+//! | `body` | [`core::signal::body`]: rules about the bodies of responses | 32 |
 //! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 22 |
 //! | `tower` | [`layer`], and `table` | 25 |
-//! | `sidecar` (default) | the program, and `table` | all |
+//! | `sidecar` (default) | the program, `body` and `table` | all |
 //!
 //! ```toml
 //! holdoff = { version = "0.1", default-features = false, features = ["tower"] }

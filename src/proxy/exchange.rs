@@ -320,6 +320,7 @@ impl Exchange<'_> {
             let is_open = reading.as_ref().is_some_and(Reading::awaits_trailers);
             synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
         });
+        record.hinted(reading.as_ref().and_then(|reading| reading.hint_seen));
         let (pending, excerpt) = match (reading, word) {
             (Some(reading), _) => self.decide(reading, &response, now, wall),
             (None, Word::Parent(line)) => (None, self.excerpt(line, response.headers())),

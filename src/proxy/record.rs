@@ -10,8 +10,8 @@ use super::body::Excerpt;
 use super::error::{Fault, ProxyError};
 use super::shared::{Host, Shared};
 use crate::core::decision::Reason;
-use crate::core::signal::printable;
-use crate::core::time::Instant;
+use crate::core::signal::{Hint, printable};
+use crate::core::time::{Instant, ceil_secs};
 use crate::metrics::{Action, InFlight};
 use crate::table::{Entry, clock};
 
@@ -27,6 +27,7 @@ pub(super) struct Record {
     reason: Option<&'static str>,
     is_session: bool,
     status: Option<u16>,
+    retry_after: Option<u64>,
     bytes: u64,
     excerpt: Option<Excerpt>,
     line: Option<Box<Line>>,
@@ -57,6 +58,7 @@ impl Record {
             reason: None,
             is_session: false,
             status: None,
+            retry_after: None,
             bytes: 0,
             excerpt: None,
             line,
@@ -85,6 +87,11 @@ impl Record {
     pub(super) fn forwarded(&mut self, excerpt: Option<Excerpt>) {
         self.set(Action::Forwarded);
         self.excerpt = excerpt;
+    }
+
+    /// The upstream has named a wait. Logged, so that the access log can be replayed.
+    pub(super) fn hinted(&mut self, hint: Option<Hint>) {
+        self.retry_after = hint.map(|hint| ceil_secs(hint.wait));
     }
 
     /// A CONNECT whose TLS ends here: what is asked inside is counted there.
@@ -154,6 +161,7 @@ impl Drop for Record {
             host = self.entry.as_ref().map(|entry| tracing::field::display(entry.key())),
             path = &*line.path,
             status = self.status,
+            retry_after = self.retry_after,
             action = self.action.map(Action::as_str),
             reason = self.reason,
             duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

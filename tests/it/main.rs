@@ -33,6 +33,7 @@ mod metrics;
 mod operators;
 mod parent;
 mod pool;
+mod replay;
 mod reverse;
 mod storm;
 mod support;

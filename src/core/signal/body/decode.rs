@@ -11,7 +11,7 @@ use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, Sta
 use flate2::bufread::MultiGzDecoder;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::errors::{FrameDecoderError, FrameHeaderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 /// The largest window of zstd that a server may ask for (RFC 9659).
@@ -168,7 +168,10 @@ fn zstd(mut rest: &[u8], limit: usize, out: &mut Vec<u8>) -> End {
                 rest = rest.get(length..).unwrap_or_default();
                 continue;
             }
-            Err(FrameDecoderError::WindowSizeTooBig { .. }) => return End::Memory,
+            Err(
+                FrameDecoderError::WindowSizeTooBig { .. }
+                | FrameDecoderError::FrameHeaderError(FrameHeaderError::WindowTooBig { .. }),
+            ) => return End::Memory,
             Err(error) if is_missing(&error) => return End::Input,
             Err(_) => return End::Malformed,
         }

@@ -262,7 +262,7 @@ fn an_endless_body_costs_no_memory() {
 #[test]
 fn a_bomb_stops_at_the_bound() {
     let rules = one(When::Any, vec![text("0"), text("x")]);
-    let body = vec![b'0'; 30 << 20];
+    let body = vec![b'0'; 1 << 20];
     for coding in ["gzip", "br", "zstd"] {
         let coded = encoded(coding, &body);
         let decoded = Coding::of(&head(&[(CONTENT_ENCODING, coding)])).unwrap().decode(&coded, DECODED).bytes.len();
@@ -342,13 +342,13 @@ fn what_is_not_in_its_coding_is_malformed_and_counts_until_there() {
     let coded = [&ZSTD_HEAD[..], &[10 << 3, 0, 0], b"early sign", &[7, 0, 0]].concat();
     let verdict = judged(watch(&rules, "application/json", "zstd"), [&*coded]);
     assert!(verdict.matched.is_some() && all(verdict.problems) == [Problem::Malformed]);
-    // Any byte another one: no panic.
+    // Any bit another one: no panic.
     for coding in ["gzip", "br", "zstd"] {
         let coded = encoded(coding, DIED.as_bytes());
         for at in 0..coded.len() {
-            for byte in 0..=255 {
+            for bit in 0..8 {
                 let mut coded = coded.clone();
-                coded[at] = byte;
+                coded[at] ^= 1 << bit;
                 judged(watch(&backend_busy(), "application/json", coding), [&*coded]);
             }
         }
@@ -473,7 +473,8 @@ fn what_is_not_json_counts_until_there() {
         ("{\"v\": 1}{\"v\": 2}", true, false),
         ("{\"v\": 1, ]", true, true),
         ("{\"v\": 1, \"w\": \"\u{1}\"}", true, true),
-        ("{\"w\": 1e999, \"v\": 1}", false, true),
+        ("{\"w\": 1e999, \"v\": 1}", true, false),
+        ("{\"v\": 1e999, \"v\": 1}", false, true),
         ("{'v': 1}", false, true),
         ("<html>", false, true),
         ("", false, false),
