@@ -35,6 +35,7 @@ const KNOWN_HOSTS: &[(&str, &str)] = &[
     ("api.openai.com", "openai"),
     ("api.anthropic.com", "anthropic"),
     (".openai.azure.com", "azure"),
+    (".documents.azure.com", "azure"),
     ("management.azure.com", "azure"),
     ("slack.com", "slack"),
     (".slack.com", "slack"),
