@@ -49,7 +49,7 @@ async fn credentials_are_nowhere_in_clear() {
     assert_eq!(origin.seen().len(), 2, "each credential was let through once");
     assert!(seen.contains("#route="), "{seen}");
     program.wait_for("the access log", |log| log.matches("short_circuited").count() >= 2);
-    for path in ["/metrics", "/api/v1/cooldowns", "/"] {
+    for path in ["/metrics", "/api/v1/cooldowns?all=true", "/"] {
         let mut client = Client::connect(admin).await;
         client.send(format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n\r\n")).await;
         seen.push_str(&String::from_utf8_lossy(&client.answer("GET").await.body));

@@ -124,7 +124,7 @@ async fn the_class_of_a_failure_chooses_the_ladder() {
     let transient = format!("http://{}", refusing);
     assert_eq!(holdoff.get(&transient).await.status, 502);
     // 50 ms; a moment later one request tests it, and fails anew.
-    within(async {
+    within("a second test", async {
         while holdoff.get(&transient).await.status != 502 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
