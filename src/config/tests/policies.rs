@@ -349,7 +349,8 @@ fn paths_tell_tables_of_one_pattern_apart_unless_they_tie() {
     only(&two("", ""));
     let (error, line, column) = only(&two("paths = [\"/z\", \"/a/{x}/c\"]", "paths = [\"/a/*/c\"]"));
     assert_eq!((line, column), (6, 10), "{error}");
-    assert!(error.to_string().contains("`/a/*/c` and `/a/{x}/c`") && error.to_string().contains("holdoff.toml:3:17"));
+    assert!(error.to_string().contains("`/a/*/c` and `/a/{x}/c`"), "{error}");
+    assert!(error.to_string().contains("holdoff.toml:3"), "{error}");
     let shadow = |paths: &str| {
         let text = format!("{}[[host]]\nmatch = [\"http://a.example\", \"https://a.example\"]\n{paths}\n", table(""));
         parse(&text).unwrap().warnings.len()
