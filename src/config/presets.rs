@@ -118,7 +118,7 @@ impl<'a> Presets<'a> {
         let built_in = || {
             let (preset, value) = table(&BUILT_IN)?.get_key_value(name)?;
             let DeValue::Table(table) = value.get_ref() else { return None };
-            Some(Below { preset: &**preset.get_ref(), table, is_own: false })
+            Some(Below { preset: preset.get_ref(), table, is_own: false })
         };
         self.own.iter().find(|own| own.preset == name).copied().or_else(built_in)
     }
