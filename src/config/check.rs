@@ -217,7 +217,8 @@ fn groups(reader: &mut Reader<'_>, hosts: &Hosts) {
 
 /// Groups that a body rule cools and no host is in.
 fn empty_groups(reader: &mut Reader<'_>, hosts: &Hosts) {
-    let groups: HashSet<&str> = hosts.hosts.iter().filter_map(|host| Some(host.settings.group.as_ref()?.host())).collect();
+    let groups: HashSet<&str> =
+        hosts.hosts.iter().filter_map(|host| Some(host.settings.group.as_ref()?.host())).collect();
     let mut told = HashSet::new();
     for rule in hosts.all().flat_map(|settings| settings.bodies.iter()) {
         if let Cools::Group(name) = &rule.cools

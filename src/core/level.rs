@@ -123,6 +123,21 @@ impl Level {
     }
 }
 
+/// The segments of a path that the levels take for credentials: what shows the path must not show them.
+pub fn secrets<'p>(levels: &[Level], path: &'p str) -> Vec<&'p str> {
+    let mut found = Vec::new();
+    for level in levels {
+        let fits = level.routes.iter().find(|route| route.matches(path));
+        let mut see = |segment: &Segment, part| {
+            if *segment == Segment::Secret {
+                found.push(part);
+            }
+        };
+        let _ = fits.is_some_and(|route| route.walk(path, &mut see));
+    }
+    found
+}
+
 /// The values of a query parameter.
 fn parameters<'q>(query: &'q str, name: &str) -> impl Iterator<Item = &'q [u8]> {
     query.split('&').filter_map(move |pair| {
@@ -480,6 +495,16 @@ mod tests {
         assert!(!bucket("/webhooks/17/sesame/messages").contains("sesame"));
         assert_ne!(bucket("/webhooks/17/sesame/messages"), bucket("/webhooks/17/other/messages"));
         assert_eq!(template("/a/{~x}").rank(&template("/a/{x}")), Ordering::Equal);
+    }
+
+    #[test]
+    fn segments_that_are_credentials_are_known_to_whoever_shows_a_path() {
+        let hooks = level(&[By::Path], &["/hooks/{hook}/{~token}/*", "/hooks/{hook}/{name}", "/*"]);
+        let other = level(&[By::Path], &["/{~first}/*"]);
+        let levels = [hooks, other];
+        assert_eq!(secrets(&levels, "/hooks/17/abc/x"), ["abc", "hooks"]);
+        assert_eq!(secrets(&levels[..1], "/hooks/17/abc"), Vec::<&str>::new());
+        assert_eq!(secrets(&levels, "*"), Vec::<&str>::new());
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub(super) async fn run(
         Admitted::Pass(pass) => pass,
         Admitted::Refused(refused) => {
             let mut record = Record::new(&context.shared, Some(&refused.entry), &request, arrived);
+            record.hide(&refused.settings().levels, request.uri().path(), to.path.path());
             record.short_circuited(refused.refusal.reason);
             if refused.settings().on_cooldown == OnCooldown::Close {
                 return hang_up(client, record);
@@ -136,8 +137,9 @@ pub(super) async fn run(
             return local(client, answer, shape.version, keep, record);
         }
     };
-    let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
     let settings = Arc::clone(keys.settings(&entry));
+    record.hide(&settings.levels, request.uri().path(), to.path.path());
     let ignored = settings.policy.signals.ignore_methods.contains(request.method());
     let exchange = Exchange { client, entry: &entry, settings: &settings, ignored, keys, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await

@@ -10,6 +10,7 @@ use super::body::Excerpt;
 use super::error::{Fault, ProxyError};
 use super::shared::{Host, Shared};
 use crate::core::decision::Reason;
+use crate::core::level::{self, Level};
 use crate::core::signal::{Hint, printable};
 use crate::core::time::{Instant, ceil_secs};
 use crate::metrics::{Action, InFlight};
@@ -62,6 +63,18 @@ impl Record {
             bytes: 0,
             excerpt: None,
             line,
+        }
+    }
+
+    /// Takes from the path that is logged the segments that are credentials of the policy. `path` is the client's, `sent`
+    /// the upstream's.
+    pub(super) fn hide(&mut self, levels: &[Level], path: &str, sent: &str) {
+        let Some(line) = &mut self.line else { return };
+        let secrets = level::secrets(levels, sent);
+        if !secrets.is_empty() {
+            let shown = |segment| if secrets.contains(&segment) { "~" } else { segment };
+            let path = path.split('/').map(shown).collect::<Vec<_>>().join("/");
+            line.path = printable(path.as_bytes(), PATH);
         }
     }
 

@@ -9,7 +9,8 @@
 //! - `expected`: the outcome, or for a signal its reason, the wait it names and the field that named it (none: the ladder says);
 //! - `level`: what a signal is about, and whether it climbs the ladder; `key`: the scope of the key that cools, with `#` for what
 //!   is hashed;
-//! - `together`: another request, or the same with another field, that has the same key; `apart`: one that has not.
+//! - `together`: another request, or the same with another field, that has the same key; `apart`: one that has not; `at`: another
+//!   request and the narrowest scope that it has.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use holdoff::core::decision::{Reason, Source};
 use holdoff::core::key::{KeyRef, Scheme};
 use holdoff::core::level::{Asked, Level, Scope};
 use holdoff::core::signal::Outcome;
+use holdoff::core::signal::body::Cools;
 use holdoff::core::time::UnixTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -80,6 +82,15 @@ fn every_vendor_has_limited_good_and_trap_answers_and_each_names_its_document() 
 }
 
 #[test]
+fn waits_of_milliseconds_are_not_made_a_second() {
+    for (vendor, text) in VENDORS {
+        let cooldown = &rows(vendor, text)[0].settings().policy.cooldown;
+        let is_short = ["azure", "discord"].contains(&vendor);
+        assert_eq!(cooldown.min_cooldown < Duration::from_secs(1), is_short, "{vendor}");
+    }
+}
+
+#[test]
 fn every_vendor_table_says_where_it_is_from_and_when_that_was_read() {
     for (vendor, _) in VENDORS {
         let at = PRESETS_TOML.find(&format!("\n[preset.{vendor}.signals]\n")).unwrap();
@@ -121,11 +132,14 @@ struct Row {
     key: Option<String>,
     together: Vec<String>,
     apart: Vec<String>,
+    at: Vec<String>,
 }
 
 impl Row {
     fn settings(&self) -> std::sync::Arc<HostSettings> {
-        let text = format!("[[host]]\nmatch = [\"{}\"]\npreset = \"{}\"\n", self.host, self.vendor);
+        // A preset says itself what it relies on.
+        let defaults = "[defaults.signals]\nstatuses = [418]";
+        let text = format!("{defaults}\n[[host]]\nmatch = [\"{}\"]\npreset = \"{}\"\n", self.host, self.vendor);
         let loaded = parse(&text).unwrap_or_else(|errors| panic!("{}: {errors}", self.vendor));
         assert_eq!(loaded.warnings, Vec::<String>::new());
         let key = KeyRef::new(Scheme::Https, &self.host, 443).unwrap().to_key();
@@ -143,19 +157,24 @@ impl Row {
             Outcome::OffLadder(signal) => (signal, false),
             // It leaves the ladder alone, as every quota does.
             Outcome::Exhausted(signal) => (signal, true),
-            outcome => return (self.read_body(&settings).unwrap_or_else(|| word(&outcome).to_owned()), None),
+            outcome => return self.read_body(&settings).unwrap_or_else(|| (word(&outcome).to_owned(), None)),
         };
         let wait = signal.hint.map(|hint| (hint.wait, hint.source));
-        let level = self.place(&settings, reading.scope).map_or("host", |(level, _)| &*level.name).to_owned();
+        let level = self.place(&settings, reading.scope).map_or("host", |(level, _)| &*level.name);
         (told(signal.reason, wait), Some(format!("{level}, {}", if steps { "step" } else { "no step" })))
     }
 
     /// What the rules about bodies make of an answer whose head says nothing.
-    fn read_body(&self, settings: &HostSettings) -> Option<String> {
+    fn read_body(&self, settings: &HostSettings) -> Option<(String, Option<String>)> {
         let mut watch = settings.bodies.watch(self.status, &self.response)?;
         watch.see(self.body.as_deref()?.as_bytes());
         let rule = watch.finish().matched?.rule;
-        Some(told(Reason::BackendBusy, Some((rule.cooldown, Source::BodyRule))))
+        let level = match rule.cools {
+            Cools::Level => self.place(settings, None).map_or("host", |(level, _)| &*level.name),
+            Cools::Host | Cools::Group(_) => "host",
+        };
+        // Such a match never climbs the ladder.
+        Some((told(Reason::BackendBusy, Some((rule.cooldown, Source::BodyRule))), Some(format!("{level}, no step"))))
     }
 
     /// The level that a signal is about, and what it makes of the request.
@@ -195,6 +214,14 @@ impl Row {
         for other in &self.together {
             if self.other(other).scope(level).map(|other| key(&other)) != Some(key(&scope)) {
                 wrong.push(format!("expected the same key for `{other}`"));
+            }
+        }
+        for each in &self.at {
+            let (request, expected) = each.split_once(" = ").unwrap();
+            let found = self.other(request).place(&settings, None).map(|(_, scope)| scope.text);
+            let shown = found.as_deref().map(without_hashes);
+            if shown.as_deref() != Some(expected) || found.is_some_and(|text| text.contains("sesame")) {
+                wrong.push(format!("expected `{each}`, found {shown:?}"));
             }
         }
         for other in &self.apart {
@@ -301,6 +328,7 @@ fn rows(vendor: &'static str, text: &str) -> Vec<Row> {
             "key" => row.key = Some(value),
             "together" => row.together.push(value),
             "apart" => row.apart.push(value),
+            "at" => row.at.push(value),
             _ => panic!("{vendor}, line {line_number}: {name}"),
         }
     }
