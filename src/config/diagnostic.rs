@@ -147,7 +147,7 @@ pub enum Place {
 
 impl Place {
     /// The place in a few words, for a note beside another place.
-    pub(super) fn brief(&self) -> String {
+    fn brief(&self) -> String {
         match self {
             Self::Text { file, line, .. } => format!("{}:{line}", file.display()),
             Self::File { file, line: Some(line) } => format!("{}:{line}", file.display()),

@@ -156,7 +156,9 @@ impl Trial<'_> {
                 started.step,
                 span(started.length)
             ),
-            (Source::Ladder, None) => format!("no wait is believed, so it is step {} of our own ladder", started.step),
+            (Source::Ladder, None) => {
+                format!("the host names no wait that counts, so it is step {} of our own ladder", started.step)
+            }
             (Source::Breaker, _) => format!("the breaker opens, step {} of its ladder", started.step),
             (Source::BodyRule, Some(hint)) => format!("the rule about bodies says {}", span(hint.wait)),
             (_, Some(hint)) if hint.wait.is_zero() => "the host named no further wait".to_owned(),
