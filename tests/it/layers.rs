@@ -16,7 +16,6 @@ const LAYERS: &[(&str, u8)] = &[
     ("state", 3),
     ("explain", 3),
     ("admin", 3),
-    ("explain", 3),
     ("observe", 3),
     ("telemetry", 3),
     ("sidecar", 3),
