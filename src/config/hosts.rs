@@ -139,7 +139,7 @@ impl Hosts {
     pub fn new(defaults: Arc<HostSettings>, hosts: Vec<Host>) -> Self {
         let index = Index::new(&hosts);
         let upgrade_some = defaults.tls.upgrade || hosts.iter().any(|host| host.settings.tls.upgrade);
-        Self { defaults, hosts, upgrade_some, index }
+        Self { defaults, hosts, places: Vec::new(), upgrade_some, index }
     }
 
     /// The settings of the defaults and of every table.
@@ -304,7 +304,6 @@ mod tests {
         let host = |text: &&str| Host {
             patterns: vec![HostPattern::parse(text).unwrap()],
             settings: Arc::new(HostSettings::clone(&defaults)),
-            place: None,
         };
         let tables = patterns.iter().map(host).collect();
         Hosts::new(defaults, tables)

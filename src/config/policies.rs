@@ -34,7 +34,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts
     refuse_insecure(reader, &section, &defaults);
     reader.finish(section);
     presets.check(reader, &defaults);
-    let mut hosts = Vec::new();
+    let (mut hosts, mut places) = (Vec::new(), Vec::new());
     for mut section in reader.list(root, "host", true) {
         reader.open(&section);
         let patterns: Vec<HostPattern> = reader.get(&mut section, "match", Vec::new());
@@ -58,11 +58,11 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts
                 names.join(", ")
             ));
         }
-        let place = reader.line_of_table(&section).map(String::into_boxed_str);
-        hosts.push(Host { patterns, settings: Arc::new(settings), place });
+        hosts.push(Host { patterns, settings: Arc::new(settings) });
+        places.push(reader.line_of_table(&section).map(String::into_boxed_str));
         reader.finish(section);
     }
-    Hosts::new(defaults, hosts)
+    Hosts { places, ..Hosts::new(defaults, hosts) }
 }
 
 /// Any certificate is good per host only.

@@ -345,6 +345,8 @@ pub struct Hosts {
     pub defaults: Arc<HostSettings>,
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
+    /// Where each of them is: `holdoff.toml:12`.
+    pub places: Vec<Option<Box<str>>>,
     /// The patterns, by what they name; see [`Hosts::new`].
     /// Whether any of them says `tls.upgrade`.
     pub upgrade_some: bool,
@@ -358,8 +360,6 @@ pub struct Host {
     pub patterns: Vec<HostPattern>,
     /// Its settings, with everything it does not name taken from `[defaults]`.
     pub settings: Arc<HostSettings>,
-    /// Where the table is: `holdoff.toml:12`.
-    pub place: Option<Box<str>>,
 }
 
 /// A pattern of `match`.

@@ -190,15 +190,21 @@ fn state(known: &Known, now: Instant) -> KeyState {
 /// Which table applies, and which others would.
 pub(super) fn policy(hosts: &Hosts, host: &Key, path: &str, of: &HostSettings) -> PolicyPart {
     let applies = hosts.host_at(host, path);
-    let is_other = |other: &&Host| {
-        let paths = &other.settings.paths;
-        applies.is_none_or(|applies| !std::ptr::eq(applies, *other))
-            && (paths.is_empty() || paths.iter().any(|template| template.matches(path)))
-    };
-    let mut others: Vec<_> = hosts.hosts.iter().filter(is_other).filter_map(|other| found(other, host)).collect();
+    let (mut matched, mut others) = (None, Vec::new());
+    for (at, table) in hosts.hosts.iter().enumerate() {
+        let paths = &table.settings.paths;
+        let fits = paths.is_empty() || paths.iter().any(|template| template.matches(path));
+        let Some((weight, mut found)) = found(table, host).filter(|_| fits) else { continue };
+        found.place = hosts.places.get(at).and_then(|place| place.as_deref().map(str::to_owned));
+        if applies.is_some_and(|applies| std::ptr::eq(applies, table)) {
+            matched = Some(found);
+        } else {
+            others.push((weight, found));
+        }
+    }
     others.sort_by_key(|(weight, _)| *weight);
     PolicyPart {
-        matched: applies.and_then(|applies| found(applies, host)).map(|(_, matched)| matched),
+        matched,
         less_specific: others.into_iter().take(MAX_OTHERS).map(|(_, matched)| matched).collect(),
         preset: of.preset.as_deref().map(str::to_owned),
         mode: of.policy.mode.as_str().to_owned(),
@@ -225,5 +231,5 @@ fn found(table: &Host, host: &Key) -> Option<((u8, usize, bool, bool), Matched)>
     });
     let (weight, pattern) = fitting.min_by_key(|(weight, _)| *weight)?;
     let paths = table.settings.paths.iter().map(|path| path.as_str().to_owned()).collect();
-    Some((weight, Matched { pattern: pattern.text.clone(), paths, place: table.place.as_deref().map(str::to_owned) }))
+    Some((weight, Matched { pattern: pattern.text.clone(), paths, place: None }))
 }
