@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::check;
 use super::diagnostic::{Diagnostic, mask_credentials};
+use super::headers::Headers;
 use super::parent::{self, Exempt};
 use super::pattern::{HostName, InterceptHost, Name, PathPrefix, Upstream as ReverseUpstream};
 use super::reader::{Reader, Section};
@@ -19,7 +20,7 @@ use super::settings::{
     ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
 };
 use super::tls;
-use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
+use super::value::{HostHeader, Ports, Private, Setting, Size};
 use crate::core::key::{KeyRef, Scheme};
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
 
