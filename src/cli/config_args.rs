@@ -119,10 +119,12 @@ impl FromArgMatches for ConfigArgs {
                 sources.env(name, name, value);
             }
         }
-        for said in matches.get_many::<String>("set").into_iter().flatten() {
-            if from_env(matches, "set") {
-                sources.set_env(SET_ENV, said);
-            } else {
+        // The variable's keys hold beside those of the flags, so it is not left to clap, which takes one of the two.
+        if let Some(said) = std::env::var_os(SET_ENV) {
+            sources.set_env(SET_ENV, &said.to_string_lossy());
+        }
+        if !from_env(matches, "set") {
+            for said in matches.get_many::<String>("set").into_iter().flatten() {
                 sources.set_flag(SET, said);
             }
         }
