@@ -66,8 +66,9 @@ enum Command {
     /// Check a configuration without running it.
     #[command(after_help = "Example:\n  holdoff check --config holdoff.toml")]
     Check(check::Args),
-    /// Print the default configuration, or the one in effect.
+    /// Print the default configuration, its schema, or the configuration in effect.
     #[command(after_help = "Examples:\n  holdoff config default > holdoff.toml\n  \
+                            holdoff config schema > holdoff.schema.json\n  \
                             HOLDOFF_MODE=observe holdoff config show --config holdoff.toml")]
     Config(config::Args),
     /// Make, show or export the certificate authority of TLS interception.

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode};
 use super::bodies;
 use super::check;
 use super::diagnostic::Diagnostic;
+use super::headers::Headers;
 use super::levels::{self, Group};
 use super::presets::Presets;
 use super::reader::{Reader, Section};
@@ -15,7 +16,7 @@ use super::settings::{Answer, AnswerFormat, Host, HostPattern, HostSettings, Hos
 use super::signals;
 use super::tables::{more_than_zero, seconds};
 use super::tls;
-use super::value::{Headers, Size};
+use super::value::Size;
 use crate::core::level::Template;
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy};
 
