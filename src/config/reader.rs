@@ -532,7 +532,7 @@ impl<'a> Reader<'a> {
 
     /// `holdoff.toml:12`. Other than a place it costs little, however long the line is.
     pub(super) fn line_of_table(&self, section: &Section<'_>) -> Option<String> {
-        let (source, place) = (self.source?, section.place.as_ref()?);
+        let (Some(source), Some(Origin::File(place))) = (self.source, &section.place) else { return None };
         Some(format!("{}:{}", source.path().display(), source.line(place.start)))
     }
 
