@@ -50,6 +50,11 @@ impl FreePass {
     pub(super) const fn era(&self) -> u64 {
         self.era
     }
+
+    /// The same pass, for one more key that is concerned by what was sent.
+    pub const fn again(&self) -> Self {
+        Self { era: self.era }
+    }
 }
 
 /// The figures that every request reads and only a change of state writes. They have a cache line to themselves.
