@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::{ConfigArgs, Error, print, warn};
-use crate::config::presets::{self, PRESETS_TOML};
 use crate::config::DEFAULT_TOML;
+use crate::config::presets::{self, PRESETS_TOML};
 
 /// Print a configuration.
 #[derive(Debug, clap::Args)]

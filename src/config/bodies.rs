@@ -117,8 +117,7 @@ impl Text for RuleName {
 struct MediaType(String);
 
 impl Text for MediaType {
-    const EXPECTED: &'static str =
-        "a media type, such as `\"application/json\"`, `\"text/*\"`, `\"application/*+json\"`, `\"+json\"` or `\"*/*\"`";
+    const EXPECTED: &'static str = "a media type, such as `\"application/json\"`, `\"text/*\"`, `\"application/*+json\"`, `\"+json\"` or `\"*/*\"`";
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         if text.contains(';') {
@@ -175,7 +174,9 @@ impl Setting for Condition {
         let text = |name: &str| match table.get(name).map(toml::Spanned::get_ref) {
             Some(DeValue::String(text)) if (1..=MAX_TEXT).contains(&text.len()) => Ok(&**text),
             Some(DeValue::String(text)) if name == "pointer" && text.is_empty() => Ok(""),
-            Some(other) => Err(Mismatch::new(format!("a string of 1 to {MAX_TEXT} bytes as `{name}`"), describe(other))),
+            Some(other) => {
+                Err(Mismatch::new(format!("a string of 1 to {MAX_TEXT} bytes as `{name}`"), describe(other)))
+            }
             None => Err(Mismatch::new(CONDITION, "a table without it")),
         };
         let test = match names.as_slice() {
@@ -194,7 +195,8 @@ impl Setting for Condition {
         };
         let written = text("pointer")?;
         let pointer = Pointer::parse(written).map_err(|error| {
-            Mismatch::new("a JSON pointer (RFC 6901), such as `\"/error/code\"`", quoted(written)).help(error.to_string())
+            Mismatch::new("a JSON pointer (RFC 6901), such as `\"/error/code\"`", quoted(written))
+                .help(error.to_string())
         })?;
         Ok(Self::Pointer { pointer, test })
     }

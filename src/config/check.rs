@@ -208,14 +208,17 @@ fn groups(reader: &mut Reader<'_>, hosts: &Hosts) {
             let first = reader.place_at(&format!("host.{other}.group"), None);
             let message = format!("the hosts of the group `{}` share one key, but not one `{what}`", group.host());
             let error = Diagnostic::new(place, message).note("the first stands at", first.as_ref());
-            reader.errors.push(error.help("say the same in both, in a preset or in `[defaults]`, or give one another group"));
+            reader
+                .errors
+                .push(error.help("say the same in both, in a preset or in `[defaults]`, or give one another group"));
         }
     }
 }
 
 /// Groups that a body rule cools and no host is in.
 fn empty_groups(reader: &mut Reader<'_>, hosts: &Hosts) {
-    let groups: HashSet<&str> = hosts.hosts.iter().filter_map(|host| Some(host.settings.group.as_ref()?.host())).collect();
+    let groups: HashSet<&str> =
+        hosts.hosts.iter().filter_map(|host| Some(host.settings.group.as_ref()?.host())).collect();
     let mut told = HashSet::new();
     for rule in hosts.all().flat_map(|settings| settings.bodies.iter()) {
         if let Cools::Group(name) = &rule.cools

@@ -270,7 +270,8 @@ impl ConfigErrors {
             _ => (usize::MAX, 0),
         });
         // What a preset says wrongly with its hosts is found with each of them.
-        self.errors.dedup_by(|one, other| one.place.is_some() && one.place == other.place && one.message == other.message);
+        self.errors
+            .dedup_by(|one, other| one.place.is_some() && one.place == other.place && one.message == other.message);
     }
 }
 

@@ -71,7 +71,8 @@ fn good_by(by: &Vec<By>) -> Result<(), String> {
 struct LevelName(String);
 
 impl Text for LevelName {
-    const EXPECTED: &'static str = "a name of 1 to 32 lower-case letters, digits, `-` and `_`, neither `host` nor `paths`";
+    const EXPECTED: &'static str =
+        "a name of 1 to 32 lower-case letters, digits, `-` and `_`, neither `host` nor `paths`";
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         if is_name(text) && !RESERVED.contains(&text) { Ok(Self(text.to_owned())) } else { Err(None) }
@@ -136,7 +137,8 @@ impl Text for HeaderName {
     const EXPECTED: &'static str = "the name of a header, such as `\"x-ratelimit-reset\"`";
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
-        Self::from_bytes(text.as_bytes()).map_err(|_| text.split_once(':').map(|_| "write it without the colon".to_owned()))
+        Self::from_bytes(text.as_bytes())
+            .map_err(|_| text.split_once(':').map(|_| "write it without the colon".to_owned()))
     }
 
     fn show(&self) -> String {

@@ -179,7 +179,11 @@ impl Text for PresetName {
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(good) { Ok(Self(text.to_owned())) } else { Err(None) }
+        if (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(good) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(None)
+        }
     }
 
     fn show(&self) -> String {

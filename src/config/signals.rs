@@ -121,7 +121,11 @@ pub(super) fn check_scopes(
             section,
             &key,
             format!("`level`: expected the name of a level of this table, found `\"{}\"`", scope.level),
-            format!("there are {}; a level is added by `[[{}.level]]`", names.join(", "), section.label().trim_matches(['[', ']'])),
+            format!(
+                "there are {}; a level is added by `[[{}.level]]`",
+                names.join(", "),
+                section.label().trim_matches(['[', ']'])
+            ),
         );
     }
 }

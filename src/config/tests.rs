@@ -119,7 +119,10 @@ fn every_key_stands_in_the_default_file_with_its_default_and_no_other() {
         (&all["defaults"]["level"], &["bucket", "by", "name", "routes"]),
         (&all["defaults"]["signals"]["field"], &["remaining", "reset", "unit"]),
         (&all["defaults"]["signals"]["scope"], &["equals", "field", "level", "step"]),
-        (&all["defaults"]["signals"]["body"], &["conditions", "cools", "cooldown", "media_types", "name", "statuses", "when"]),
+        (
+            &all["defaults"]["signals"]["body"],
+            &["conditions", "cools", "cooldown", "media_types", "name", "statuses", "when"],
+        ),
     ] {
         let found: BTreeSet<&str> = list[0].as_table().unwrap().keys().map(String::as_str).collect();
         assert_eq!(found, keys.iter().copied().collect());

@@ -179,6 +179,7 @@ mod tests {
         let pulse = Pulse::new();
         assert_eq!((pulse.pass().era(), pulse.advance(), pulse.advance()), (0, 1, 2));
         assert_eq!((pulse.pass().era(), FreePass::of_era(7).era()), (2, 7));
+        assert_eq!(FreePass::of_era(7).again().era(), 7);
     }
 
     #[test]

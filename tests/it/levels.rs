@@ -252,7 +252,11 @@ async fn hosts_of_a_group_stop_together() {
     assert!(other.is_asked(&holdoff, "GET", "/", "").await);
     assert_eq!(holdoff.key("group:uploads").await["state"], "cooling");
     let labels = format!("{{host=\"{}\",reason=\"rate_limited\"}}", two.origin.address());
-    assert_eq!(holdoff.metric(&format!("holdoff_short_circuited_total{labels}")).await, 1.0, "it is the host's request");
+    assert_eq!(
+        holdoff.metric(&format!("holdoff_short_circuited_total{labels}")).await,
+        1.0,
+        "it is the host's request"
+    );
     let released = holdoff.ask_admin("DELETE", "/api/v1/cooldowns?key=group:uploads", "").await;
     assert_eq!(released.status, 200, "{}", released.text());
     assert!(two.is_asked(&holdoff, "GET", "/", "").await);

@@ -144,7 +144,11 @@ impl<'a> Reader<'a> {
     }
 
     /// The tables with names of their own inside a table: `[preset.NAME]`.
-    pub(in crate::config) fn named(&mut self, root: &mut Section<'a>, name: &'static str) -> Vec<(&'a str, Section<'a>)> {
+    pub(in crate::config) fn named(
+        &mut self,
+        root: &mut Section<'a>,
+        name: &'static str,
+    ) -> Vec<(&'a str, Section<'a>)> {
         root.known.push(name);
         let Some(value) = root.table.and_then(|table| table.get(name)) else { return Vec::new() };
         let mut found = Vec::new();
