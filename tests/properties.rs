@@ -78,7 +78,7 @@ const LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const SCOPE: HeaderName = HeaderName::from_static("x-ratelimit-scope");
 
 fn unit() -> impl Strategy<Value = Unit> {
-    (0..Unit::ALL.len()).prop_map(|at| Unit::ALL[at])
+    proptest::sample::select(&Unit::ALL[..])
 }
 
 /// What vendors write, pieces of it, and anything else.
@@ -442,7 +442,7 @@ proptest! {
             Just(Unit::Seconds), Just(Unit::Milliseconds), Just(Unit::EpochSeconds), Just(Unit::EpochMilliseconds),
         ],
     ) {
-        let size = |number: &str| u128::from_str_radix(number, 10).unwrap();
+        let size = |number: &str| number.parse::<u128>().unwrap();
         let (less, more) = if size(&one) <= size(&other) { (one, other) } else { (other, one) };
         let context = Context { wall: UnixTime::from_millis(wall), date: None, fractional: false };
         let wait = |text: String| vendor::wait(text.as_bytes(), unit, &context).unwrap();
@@ -559,10 +559,10 @@ proptest! {
 /// A time as RFC 3339 writes it, by a calendar that is not the one under test.
 fn rfc3339(secs: u64) -> String {
     let date = httpdate::fmt_http_date(SystemTime::from(UnixTime::from_secs(secs)));
-    let words: Vec<&str> = date.split(' ').collect();
+    let [_, day, month, year, time, _] = date.split(' ').collect::<Vec<_>>()[..] else { return date };
     let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = 1 + months.iter().position(|month| *month == words[2]).unwrap();
-    format!("{}-{month:02}-{}T{}Z", words[3], words[1], words[4])
+    let month = 1 + months.iter().position(|known| *known == month).unwrap();
+    format!("{year}-{month:02}-{day}T{time}Z")
 }
 
 // ---------------------------------------------------------------- keys

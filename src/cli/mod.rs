@@ -23,6 +23,7 @@ mod exec;
 mod freeze;
 mod health;
 mod release;
+mod replay;
 mod run;
 mod status;
 mod status_page;
@@ -92,6 +93,10 @@ enum Command {
     /// Show what holdoff does: a throttling peer and naive nodes on loopback, without and with it.
     #[command(after_help = "Examples:\n  holdoff demo\n  holdoff demo --json")]
     Demo(demo::Args),
+    /// Say what holdoff would have saved, from access logs.
+    #[command(after_help = "Example:\n  holdoff replay --host https://api.example.com access.log\n\n\
+                            With --help: what is read, and what is printed.", after_long_help = replay::FORMATS)]
+    Replay(replay::Args),
 }
 
 impl Command {
@@ -107,6 +112,7 @@ impl Command {
             Self::Release(args) => release::run(args),
             Self::Health(args) => health::run(args),
             Self::Demo(args) => demo::run(args),
+            Self::Replay(args) => replay::run(args),
         }
     }
 }

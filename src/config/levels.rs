@@ -32,7 +32,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: 
         reader.open(&section);
         let s = &mut section;
         let name = reader.optional::<LevelName>(s, "name", None).map(|name| name.0);
-        let by = reader.checked(s, "by", Vec::new(), good_by);
+        let by = reader.checked(s, "by", Vec::new(), |by: &Vec<By>| good_by(by));
         let routes = reader.checked(s, "routes", Vec::new(), |routes: &Vec<Template>| {
             if routes.len() <= MAX_ROUTES { Ok(()) } else { Err(format!("at most {MAX_ROUTES} routes")) }
         });
@@ -56,7 +56,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: 
     levels.into()
 }
 
-fn good_by(by: &Vec<By>) -> Result<(), String> {
+fn good_by(by: &[By]) -> Result<(), String> {
     let twice = |(at, each): (usize, &By)| by.iter().take(at).any(|other| other == each);
     if by.is_empty() || by.len() > MAX_BY {
         Err(format!("1 to {MAX_BY} things by which requests are told apart"))

@@ -46,7 +46,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts
             reader.errors.push(Diagnostic::new(place, "`match`: expected at least one pattern, found none"));
         }
         let preset = presets.choose(reader, &mut section).or_else(|| defaults.preset.clone());
-        let paths = reader.checked(&mut section, "paths", Vec::new(), good_paths);
+        let paths = reader.checked(&mut section, "paths", Vec::new(), |paths: &Vec<Template>| good_paths(paths));
         let group = reader.optional::<Group>(&mut section, "group", None).map(|group| group.0);
         let settings = settings(reader, &mut section, &defaults);
         let settings = HostSettings { preset, paths, group, ..settings };
@@ -75,7 +75,7 @@ pub(super) fn refuse_insecure(reader: &mut Reader<'_>, section: &Section<'_>, se
     }
 }
 
-fn good_paths(paths: &Vec<Template>) -> Result<(), String> {
+fn good_paths(paths: &[Template]) -> Result<(), String> {
     let twice = |(at, path): (usize, &Template)| paths.iter().take(at).any(|other| other == path);
     if paths.len() > MAX_PATHS {
         Err(format!("at most {MAX_PATHS} paths"))

@@ -35,6 +35,7 @@ const KNOWN_HOSTS: &[(&str, &str)] = &[
     ("api.openai.com", "openai"),
     ("api.anthropic.com", "anthropic"),
     (".openai.azure.com", "azure"),
+    (".documents.azure.com", "azure"),
     ("management.azure.com", "azure"),
     ("slack.com", "slack"),
     (".slack.com", "slack"),
@@ -117,7 +118,7 @@ impl<'a> Presets<'a> {
         let built_in = || {
             let (preset, value) = table(&BUILT_IN)?.get_key_value(name)?;
             let DeValue::Table(table) = value.get_ref() else { return None };
-            Some(Below { preset: &**preset.get_ref(), table, is_own: false })
+            Some(Below { preset: preset.get_ref(), table, is_own: false })
         };
         self.own.iter().find(|own| own.preset == name).copied().or_else(built_in)
     }
@@ -217,4 +218,49 @@ fn about(pattern: &HostPattern) -> Option<&'static str> {
         HostTarget::Suffix(_) | HostTarget::Net(_) | HostTarget::Any => false,
     };
     KNOWN_HOSTS.iter().find(|(known, _)| is_about(known)).map(|(_, preset)| *preset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::diagnostic::Source;
+    use super::*;
+
+    #[test]
+    fn the_built_in_presets_are_good_by_themselves() {
+        let source = Source::new("presets.toml", PRESETS_TOML.to_owned());
+        let document = DeTable::parse(source.text()).unwrap();
+        let mut reader = Reader::new(Some(&source), &[]);
+        let mut root = reader.root(Some(document.get_ref()));
+        let presets = Presets::new(&mut reader, &mut root);
+        for (name, section) in presets.unread {
+            assert!(PresetName::parse(name).is_ok(), "{name}");
+            read(&mut reader, section, &policies::built_in());
+        }
+        reader.finish(root);
+        reader.report_unknown();
+        assert!(reader.errors.is_empty(), "{}", reader.errors);
+    }
+
+    #[test]
+    fn each_preset_is_printed_with_what_is_said_of_it_and_nothing_of_another_one() {
+        let mut seen = BTreeSet::new();
+        for (name, text) in blocks() {
+            let table: toml::Table = text.parse().unwrap();
+            let found: Vec<&str> = table["preset"].as_table().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(found, [name]);
+            assert!(text.starts_with("# "), "{name} has no comment above it");
+            assert!(seen.insert(name), "{name} stands in two places");
+        }
+        assert_eq!(seen, names().collect());
+        assert!(text("zzz").unwrap_err().contains("`mesh`"));
+    }
+
+    #[test]
+    fn every_hint_is_at_a_preset_that_there_is() {
+        for (host, preset) in KNOWN_HOSTS {
+            assert!(names().any(|name| name == *preset), "{host}");
+        }
+    }
 }

@@ -69,11 +69,12 @@ impl fmt::Display for Effective {
             }
             writeln!(f, "{}", table.header)?;
             let base = self.base(table).map(|base| base.lines.as_slice()).unwrap_or_default();
+            // Where a preset lies is decided by the table that names it: it is no value that is passed on.
+            let base: Vec<&Line> = base.iter().filter(|line| line.name != "preset").collect();
             for own in table.lines.iter().filter(|own| base.iter().all(|line| line.name != own.name)) {
                 own.write(f, "")?;
             }
-            // Where a preset lies is decided by the table that names it.
-            for line in base.iter().filter(|line| line.name != "preset") {
+            for line in base {
                 match table.lines.iter().find(|own| own.name == line.name) {
                     Some(own) => own.write(f, "")?,
                     None => line.write(f, "[defaults] ")?,

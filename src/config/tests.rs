@@ -566,3 +566,5 @@ fn line_ends_and_a_byte_order_mark_do_not_disturb_places() {
     assert_eq!((line, column), (2, 10));
     assert!(error.to_string().contains("2 | access = 1\n"), "{error}");
 }
+
+mod policies;

@@ -75,7 +75,7 @@ pub struct Scope {
 impl Scope {
     /// The scope of the bucket that a response names.
     pub fn bucket(&self, name: &[u8], hash: &dyn Fn(&[u8]) -> u64) -> String {
-        let mut text = self.stem.clone();
+        let mut text = self.stem.trim_end().to_owned();
         text.push_str(" bucket=");
         push_part(&mut text, name, hash);
         text
@@ -121,6 +121,21 @@ impl Level {
         }
         Some(Scope { text, stem })
     }
+}
+
+/// The segments of a path that the levels take for credentials: what shows the path must not show them.
+pub fn secrets<'p>(levels: &[Level], path: &'p str) -> Vec<&'p str> {
+    let mut found = Vec::new();
+    for level in levels {
+        let fits = level.routes.iter().find(|route| route.matches(path));
+        let mut see = |segment: &Segment, part| {
+            if *segment == Segment::Secret {
+                found.push(part);
+            }
+        };
+        let _ = fits.is_some_and(|route| route.walk(path, &mut see));
+    }
+    found
 }
 
 /// The values of a query parameter.
@@ -483,6 +498,16 @@ mod tests {
     }
 
     #[test]
+    fn segments_that_are_credentials_are_known_to_whoever_shows_a_path() {
+        let hooks = level(&[By::Path], &["/hooks/{hook}/{~token}/*", "/hooks/{hook}/{name}", "/*"]);
+        let other = level(&[By::Path], &["/{~first}/*"]);
+        let levels = [hooks, other];
+        assert_eq!(secrets(&levels, "/hooks/17/abc/x"), ["abc", "hooks"]);
+        assert_eq!(secrets(&levels[..1], "/hooks/17/abc"), Vec::<&str>::new());
+        assert_eq!(secrets(&levels, "*"), Vec::<&str>::new());
+    }
+
+    #[test]
     fn what_a_client_sends_stays_short_and_printable() {
         let route = level(&[By::Path], &[]);
         let long = format!("/{}", "a".repeat(5000));
@@ -497,7 +522,7 @@ mod tests {
     #[test]
     fn a_bucket_has_the_credentials_and_captured_segments_of_its_route() {
         let by = [By::Header(HeaderName::from_static("authorization")), By::Method, By::Path];
-        let level = level(&by, &["/channels/{channel}/messages/*", "/channels/{channel}/pins/*"]);
+        let level = level(&by, &["/channels/{channel}/messages/*", "/channels/{channel}/pins/*", "/gateway"]);
         let headers = HeaderMap::new();
         let scope = |method, path| level.scope(&asked(method, path, None, &headers), &hash).unwrap();
         let bucket = |scope: &Scope| scope.bucket(b"80c17d2f", &hash);
@@ -506,5 +531,6 @@ mod tests {
         assert_eq!(bucket(&post), "route=- /1 bucket=80c17d2f");
         assert_eq!(bucket(&post), bucket(&get));
         assert_ne!(bucket(&post), bucket(&scope(&Method::POST, "/channels/2/messages/2")));
+        assert_eq!(bucket(&scope(&Method::GET, "/gateway")), "route=- bucket=80c17d2f");
     }
 }

@@ -130,6 +130,7 @@ pub(super) async fn run(
         Admitted::Pass(pass) => pass,
         Admitted::Refused(refused) => {
             let mut record = Record::new(&context.shared, Some(&refused.entry), &request, arrived);
+            record.hide(&refused.settings().levels, request.uri().path(), to.path.path());
             record.short_circuited(refused.refusal.reason);
             if refused.settings().on_cooldown == OnCooldown::Close {
                 return hang_up(client, record);
@@ -139,8 +140,9 @@ pub(super) async fn run(
             return local(client, answer, shape.version, keep, record);
         }
     };
-    let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
     let settings = Arc::clone(keys.settings(&entry));
+    record.hide(&settings.levels, request.uri().path(), to.path.path());
     let ignored = settings.policy.signals.ignore_methods.contains(request.method());
     let exchange = Exchange { client, entry: &entry, settings: &settings, ignored, keys, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
@@ -324,6 +326,7 @@ impl Exchange<'_> {
             let is_open = reading.as_ref().is_some_and(|reading| pending::waits(reading, watch.is_some()));
             synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
         });
+        record.hinted(reading.as_ref().and_then(|reading| reading.hint_seen));
         let (pending, excerpt) = match (reading, word) {
             (Some(reading), _) => self.decide(reading, watch, &response, now, wall),
             (None, Word::Parent(line)) => (None, self.excerpt(line, response.headers())),

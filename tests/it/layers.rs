@@ -13,6 +13,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("config", 3),
     ("intercept", 3),
     ("proxy", 3),
+    ("state", 3),
+    ("explain", 3),
     ("admin", 3),
     ("observe", 3),
     ("telemetry", 3),

@@ -185,8 +185,8 @@ async fn a_host_that_names_another_bucket_is_believed() {
         assert!(peer.is_asked(&holdoff, "GET", "/channels/1/pins", "one").await);
     }
     peer.is_well();
-    peer.says("/channels/1/other", &[("Retry-After", "60"), ("X-Bucket", "b1")]);
-    assert_eq!(peer.ask(&holdoff, "GET", "/channels/1/other", "one").await.status, 429);
+    peer.says("/channels/1/messages/7", &[("Retry-After", "60"), ("X-Bucket", "b1")]);
+    assert_eq!(peer.ask(&holdoff, "GET", "/channels/1/messages/7", "one").await.status, 429);
     assert!(peer.is_asked(&holdoff, "GET", "/channels/1/pins", "one").await, "it is in b2 by now");
 }
 
@@ -291,8 +291,8 @@ async fn a_freeze_of_the_host_holds_for_all_it_is_divided_into() {
     ] {
         let holdoff = Holdoff::start(&config).await;
         assert!(peer.is_asked(&holdoff, "GET", "/channels/1/pins", "one").await);
-        let body = format!("{{\"key\":\"http://{host}\",\"for\":\"60s\",\"reason\":\"a test\"}}");
-        let frozen = holdoff.ask_admin("PUT", "/api/v1/cooldowns", &body).await;
+        let frozen =
+            holdoff.ask_admin("PUT", &format!("/api/v1/cooldowns?key=http://{host}"), "{\"for\":\"60s\"}").await;
         assert_eq!(frozen.status, 200, "{}", frozen.text());
         let refused = peer.ask(&holdoff, "GET", "/channels/1/pins", "one").await;
         assert!(refused.field("holdoff").contains("reason=manual"), "{}", refused.head);
