@@ -18,7 +18,7 @@ use crate::config::settings::{HostTarget, Settings};
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::intercept::{AuthorityError, Interception};
 use crate::metrics::{Metrics, Pool};
-use crate::observe::Transitions;
+use crate::observe::{LogLimit, Transitions};
 use crate::proxy::egress::Egress;
 use crate::proxy::listener;
 use crate::proxy::shared::{Host, Lifecycle, Shared};
@@ -92,7 +92,7 @@ fn share(settings: Settings) -> Result<Shared, SecretError> {
     };
     let table = Arc::new(Table::new(settings.limits.max_keys, attach, Transitions::default()));
     let secret = secret(&settings)?;
-    Ok(Shared { name, settings, secret, table, metrics, lifecycle: Lifecycle::default() })
+    Ok(Shared { name, settings, secret, table, metrics, matches: LogLimit::default(), lifecycle: Lifecycle::default() })
 }
 
 /// What credentials are hashed with. Where none are, and where nothing can be kept, it lives as long as the program.

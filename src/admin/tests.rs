@@ -11,7 +11,7 @@ use crate::core::decision::{Reason, Source};
 use crate::core::key::Key;
 use crate::core::signal::{Hint, Outcome, Signal};
 use crate::metrics::{Action, Metrics};
-use crate::observe::Transitions;
+use crate::observe::{LogLimit, Transitions};
 use crate::proxy::shared::{Host, Lifecycle};
 use crate::state::Secret;
 use crate::table::{Table, Verdict, clock};
@@ -59,6 +59,7 @@ fn shared(config: &str) -> Arc<Shared> {
         secret: Secret::fresh().unwrap(),
         table,
         metrics,
+        matches: LogLimit::default(),
         lifecycle: Lifecycle::default(),
     })
 }

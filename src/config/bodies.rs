@@ -159,11 +159,7 @@ impl Text for Cools {
     }
 
     fn show(&self) -> String {
-        match self {
-            Self::Host => "host".to_owned(),
-            Self::Level => "level".to_owned(),
-            Self::Group(name) => format!("group:{name}"),
-        }
+        self.to_string()
     }
 }
 

@@ -130,11 +130,20 @@ impl HostMetrics {
             self.common.hints.observe(hint.wait);
         }
         for (field, cause) in reading.errors() {
-            let at =
-                place(&Field::ALL, field).saturating_mul(Cause::ALL.len()).saturating_add(place(&Cause::ALL, cause));
-            if let Some(count) = self.common.signal_errors.get(at) {
-                count.inc();
-            }
+            self.signal_error(field, cause);
+        }
+    }
+
+    /// A body rule matched. The wait is that of the rule, not one that the host named.
+    pub fn body_matched(&self) {
+        self.cells().signals.add(place(&Source::ALL, Source::BodyRule), 1);
+    }
+
+    /// Something about waiting was odd or could not be read.
+    pub fn signal_error(&self, field: Field, cause: Cause) {
+        let at = place(&Field::ALL, field).saturating_mul(Cause::ALL.len()).saturating_add(place(&Cause::ALL, cause));
+        if let Some(count) = self.common.signal_errors.get(at) {
+            count.inc();
         }
     }
 

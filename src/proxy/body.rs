@@ -17,7 +17,7 @@ use super::error::{ErrorKind, ProxyError};
 use super::framing;
 use super::headers::Trailers;
 use super::keys::Line;
-use super::outcome::Pending;
+use super::pending::Pending;
 use super::record::Record;
 use super::shared::Host;
 use super::tap::MALFORMED;
@@ -236,7 +236,7 @@ pub(super) struct ResponseBody {
     trailers: Option<Box<Trailers>>,
     wire: Arc<Wire>,
     record: Option<Record>,
-    /// What the end of the body decides.
+    /// What the rest of the body decides.
     pending: Option<Box<Pending>>,
 }
 
@@ -290,8 +290,8 @@ impl Body for ResponseBody {
             }
             Kind::Upstream(body) => {
                 let polled = if this.wire.holds_body(cx) { Poll::Pending } else { Pin::new(&mut *body).poll_frame(cx) };
-                if let Some(pending) = &mut this.pending {
-                    pending.see(&polled, body.is_end_stream(), cx);
+                if this.pending.as_mut().is_some_and(|pending| pending.see(&polled, body.is_end_stream(), cx)) {
+                    this.pending = None;
                 }
                 match ready!(polled) {
                     Some(Ok(frame)) => {

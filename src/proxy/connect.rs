@@ -24,7 +24,7 @@ use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
 use super::exchange::{hang_up, local, refuse};
 use super::intercept::Interceptor;
-use super::keys::Told;
+use super::keys::{About, Told};
 use super::record::Record;
 use super::shared::Host;
 use super::target;
@@ -83,7 +83,7 @@ pub(super) async fn run(
             if let Some(hop) = &mut hop {
                 hop.opened(now);
             }
-            let told = Told { outcome: &Outcome::Connected, status: None, line: None, scope: None, now };
+            let told = Told { outcome: &Outcome::Connected, status: None, line: None, about: About::Narrowest, now };
             let _ = keys.tell(&context.shared, &told);
             entry.count_tunnel();
             tell_once(&entry, now);

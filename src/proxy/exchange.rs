@@ -1,7 +1,8 @@
 //! One request: admitted by the table, sent, its response read for signals and passed on; or answered here.
 //!
 //! The order matters. The permit is completed at the response head, with one reading of the clock, before a byte of the
-//! response is passed on; that of a gRPC call that goes well so far waits for the trailers. If the client leaves, hyper
+//! response is passed on; that of an answer which goes well so far waits for the trailers of a gRPC call, and for what body
+//! rules see in the body, see [`pending`]. If the client leaves, hyper
 //! drops the future: the connection to the upstream closes, or its stream is reset, and the dropped permit counts as
 //! cancelled.
 
@@ -27,7 +28,8 @@ use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
 use super::headers::{self, ToUpstream, Trailers, to_client};
 use super::keys::{Keys, Line};
-use super::outcome::{self, Pending};
+use super::outcome;
+use super::pending::{self, Pending, Rest};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
@@ -40,6 +42,7 @@ use crate::core::decision::{Purpose, Reason};
 use crate::core::key::KeyRef;
 use crate::core::level::Asked;
 use crate::core::signal::Outcome;
+use crate::core::signal::body::Watch;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
 use crate::synthetic::{self, PROXY_STATUS};
@@ -317,14 +320,15 @@ impl Exchange<'_> {
             let reading = if self.ignored { reading.of_ignored_method() } else { reading };
             if matches!(word, Word::Relayed) { reading.relayed() } else { reading }
         });
+        let watch = reading.as_ref().filter(|_| matches!(word, Word::Host)).and_then(|r| self.watch(r, &response));
         let mark = self.settings.answer.annotate.then(|| {
             let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
-            let is_open = reading.as_ref().is_some_and(Reading::awaits_trailers);
+            let is_open = reading.as_ref().is_some_and(|reading| pending::waits(reading, watch.is_some()));
             synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
         });
         record.hinted(reading.as_ref().and_then(|reading| reading.hint_seen));
         let (pending, excerpt) = match (reading, word) {
-            (Some(reading), _) => self.decide(reading, &response, now, wall),
+            (Some(reading), _) => self.decide(reading, watch, &response, now, wall),
             (None, Word::Parent(line)) => (None, self.excerpt(line, response.headers())),
             (None, _) => (None, None),
         };
@@ -360,32 +364,54 @@ impl Exchange<'_> {
         Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record, pending))
     }
 
-    /// Completes the permit at the response head, or keeps it for the end of the body.
+    /// What looks at the body, where there are rules about it and it may say what the head does not.
+    fn watch<B>(&self, reading: &Reading, response: &Response<B>) -> Option<Watch> {
+        let (rules, status) = (&self.settings.bodies, response.status());
+        let has_body = !self.shape.facts.head && status != StatusCode::SWITCHING_PROTOCOLS;
+        let is_signal = matches!(reading.outcome, Outcome::Signal(_) | Outcome::OffLadder(_));
+        if rules.is_empty() || self.ignored || !has_body || is_signal {
+            return None;
+        }
+        rules.watch(status, response.headers())
+    }
+
+    /// Completes the permit at the response head, or keeps it for the rest of the body.
     fn decide<B: Body>(
         &mut self,
         reading: Reading,
+        watch: Option<Watch>,
         response: &Response<B>,
         now: Instant,
         wall: UnixTime,
     ) -> (Option<Box<Pending>>, Option<Excerpt>) {
-        let headers = response.headers();
+        let (headers, host) = (response.headers(), self.entry.attached());
         let shared = &self.client.context.shared;
         let is_shown = shared.settings.log.error_body;
         self.keys.learn(shared, headers, now);
         let mut keys = std::mem::take(&mut self.keys);
-        if reading.awaits_trailers() {
-            let mut pending = Pending::new(shared, self.entry, keys, reading, now, is_shown);
-            if response.body().is_end_stream() {
-                pending.decide(None);
+        let (waits, code) = (pending::waits(&reading, watch.is_some()), reading.grpc_code());
+        let line = match &watch {
+            // The trailers are counted with it.
+            _ if reading.awaits_trailers() => None,
+            None => outcome::complete(shared, self.entry, &mut keys, &reading, now, wall),
+            Some(_) => {
+                host.metrics.reading(&reading);
+                (!waits).then(|| outcome::tell_early(shared, self.entry, &mut keys, &reading, now, wall)).flatten()
             }
-            return (Some(Box::new(pending)), None);
-        }
-        let line = outcome::complete(shared, self.entry, &mut keys, &reading, now, wall);
-        if is_shown && reading.grpc_code().is_some() {
+        };
+        let pending = (waits || watch.is_some()).then(|| {
+            let rest = Rest { reading, watch, head_at: now, keeps_message: is_shown };
+            let mut pending = Box::new(Pending::new(shared, self.entry, keys, rest));
+            if response.body().is_end_stream() {
+                pending.end(None);
+            }
+            pending
+        });
+        if is_shown && code.is_some() {
             outcome::keep_message(line.as_ref(), headers);
-            return (None, None);
+            return (pending, None);
         }
-        (None, self.excerpt(line, headers))
+        (pending, self.excerpt(line, headers))
     }
 
     /// The first bytes of the body, for an error line.

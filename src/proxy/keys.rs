@@ -102,9 +102,27 @@ pub(super) struct Told<'a> {
     pub(super) status: Option<u16>,
     /// One line for people about a signal or failure.
     pub(super) line: Option<&'a str>,
-    /// Which of the policy's `signals.scope` the answer fits.
-    pub(super) scope: Option<usize>,
+    /// Which key it is for, where it is a signal.
+    pub(super) about: About,
     pub(super) now: Instant,
+}
+
+/// The key of a request that a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// The narrowest.
+    Narrowest,
+    /// The one that this of the policy's `signals.scope` names.
+    Named(usize),
+    /// The base.
+    Base,
+}
+
+impl About {
+    /// By which of the policy's `signals.scope` an answer fits.
+    pub(super) fn of_scope(scope: Option<usize>) -> Self {
+        scope.map_or(Self::Narrowest, Self::Named)
+    }
 }
 
 /// An error line of a key, to which the first bytes of a body may be added.
@@ -158,53 +176,52 @@ impl Keys {
         }
     }
 
-    /// Counts a success while the end is still open; see [`Permit::succeed_early`].
-    pub(super) fn succeed_early(&mut self, status: u16, now: Instant) {
-        let levels = self.divided.as_mut().map_or(&mut [] as &mut [Held], |divided| &mut divided.levels);
-        let permits = self.permit.iter_mut().chain(levels.iter_mut().filter_map(|held| held.permit.as_mut()));
-        for permit in permits {
-            permit.succeed_early(Some(status), now, clock::draw());
-        }
-    }
-
     /// Tells every key what became of the request. Gives the line of the one that it is about, if there is one.
     pub(super) fn tell(&mut self, shared: &Shared, told: &Told<'_>) -> Option<Line> {
-        let permit = self.permit.take()?;
-        let entry = |permit: &Permit<Host>| told.line.map(|_| Arc::clone(permit.entry()));
+        let line = self.tell_early(shared, told);
+        // What was told is not undone by giving the permits back.
+        self.cancel();
+        line
+    }
+
+    /// [`Keys::tell`] while the end is still open: what is told later counts as well; see [`Permit::report_early`].
+    pub(super) fn tell_early(&mut self, shared: &Shared, told: &Told<'_>) -> Option<Line> {
+        let permit = self.permit.as_mut()?;
         let report = told.report();
+        let is_shown = told.line.is_some();
         let Some(divided) = self.divided.as_deref_mut() else {
-            let entry = entry(&permit);
-            return line(entry, permit.report(&report));
+            let number = permit.report_early(&report);
+            return line(is_shown.then(|| Arc::clone(permit.entry())), number);
         };
         let target = divided.target(told);
-        let levels = std::mem::take(&mut divided.levels);
         let mut found = None;
         if target == 0 {
-            let entry = entry(&permit);
-            found = line(entry, permit.report(&report));
+            let number = permit.report_early(&report);
+            found = line(is_shown.then(|| Arc::clone(permit.entry())), number);
         } else {
-            permit.report(&beside(&report, true));
+            permit.report_early(&beside(&report, true));
         }
-        for (at, Held { place, permit }) in (1..).zip(levels) {
+        for (at, Held { place, permit }) in (1..).zip(&mut divided.levels) {
             if at != target {
-                let report = beside(&report, at < target);
-                permit.map(|permit| permit.report(&report));
+                if let Some(permit) = permit {
+                    permit.report_early(&beside(&report, at < target));
+                }
                 continue;
             }
-            let number = match (permit, self.pass.take()) {
-                (Some(permit), _) => permit.report(&report),
-                (None, Some(pass)) => shared.table.complete_free(&place.entry.key().as_ref(), pass, &report),
+            let number = match (permit, &self.pass) {
+                (Some(permit), _) => permit.report_early(&report),
+                (None, Some(pass)) => shared.table.complete_free(&place.entry.key().as_ref(), pass.again(), &report),
                 (None, None) => 0,
             };
-            found = line(told.line.map(|_| place.entry), number);
+            found = line(is_shown.then(|| Arc::clone(&place.entry)), number);
         }
         found
     }
 
     /// Tells a group that the request is not of.
-    pub(super) fn tell_group(&mut self, shared: &Shared, group: &Key, told: &Told<'_>) -> Option<Line> {
-        let pass = self.pass.take()?;
-        let number = shared.table.complete_free(&group.as_ref(), pass, &told.report());
+    pub(super) fn tell_group(&self, shared: &Shared, group: &Key, told: &Told<'_>) -> Option<Line> {
+        let pass = self.pass.as_ref()?;
+        let number = shared.table.complete_free(&group.as_ref(), pass.again(), &told.report());
         line(shared.table.find(group), number)
     }
 
@@ -235,7 +252,13 @@ impl Divided {
             return 0;
         }
         let narrowest = self.levels.len();
-        match told.scope.and_then(|at| self.settings.policy.signals.scopes.get(at)).map(|rule| &*rule.level) {
+        let scopes = &self.settings.policy.signals.scopes;
+        let named = match told.about {
+            About::Base => return 0,
+            About::Narrowest => None,
+            About::Named(at) => scopes.get(at),
+        };
+        match named.map(|rule| &*rule.level) {
             None => narrowest,
             Some(HOST) => 0,
             Some(name) => {

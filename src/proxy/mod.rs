@@ -37,6 +37,7 @@ mod intercept;
 mod keys;
 mod multiplex;
 mod outcome;
+mod pending;
 mod record;
 mod reverse;
 mod tap;

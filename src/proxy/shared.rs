@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use crate::config::settings::{HostSettings, Settings};
 use crate::core::key::Key;
 use crate::metrics::{HostMetrics, Metrics};
+use crate::observe::LogLimit;
 use crate::state::Secret;
 use crate::table::Table;
 
@@ -51,6 +52,8 @@ pub struct Shared {
     pub table: Arc<Table<Host>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// How often a host whose bodies say that it is busy gets a line in the log.
+    pub matches: LogLimit,
     /// Whether we are ready, or ending.
     pub lifecycle: Lifecycle,
 }

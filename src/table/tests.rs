@@ -122,11 +122,12 @@ fn an_early_success_gives_its_place_back_once_and_may_yet_turn_out_to_be_a_signa
     let (table, _) = table(10, Mode::Enforce);
     cool(&table, "peer", 5, 100);
     let mut probe = forward(&table, "peer", 105);
-    probe.succeed_early(Some(200), at(106), 0);
+    let success = Report { outcome: &Outcome::Success, status: Some(200), error: None, now: at(106), draw: 0 };
+    probe.report_early(&success);
     assert!(!probe.is_probe() && snapshot(&table, "peer", 106).view.ramping);
     let mut first = forward(&table, "peer", 106);
     assert_eq!(refusal(admit(&table, "peer", 106)).state, State::Clear, "the ramp has one place");
-    first.succeed_early(Some(200), at(106), 0);
+    first.report_early(&success);
     let _two = [forward(&table, "peer", 106), forward(&table, "peer", 106)];
     drop(first);
     assert_eq!(refusal(admit(&table, "peer", 106)).state, State::Clear, "its place was given back before");

@@ -11,6 +11,7 @@
     reason = "a test fails by a panic, and may wait and look at the clock"
 )]
 
+mod bodies;
 mod bounds;
 mod ca;
 mod clients;

@@ -13,6 +13,7 @@
 //! body that is longer, or breaks off, is judged by what there is of it; of zstd that is whole blocks. Of a
 //! `text/event-stream` it is everything up to the end of the first event.
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
@@ -272,6 +273,26 @@ pub struct Match {
     pub rule: Arc<BodyRule>,
     /// The conditions that hold, as they are written, and what each saw: printable, at most [`MAX_RECEIVED`] bytes.
     pub seen: Vec<(String, String)>,
+}
+
+/// `rule NAME: /status = "failed", text "worker died"`: the rule, and of the conditions that hold what each found. Of a text
+/// that is no more than the condition says.
+impl fmt::Display for Match {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "rule {}", self.rule.name)?;
+        for (at, (condition, saw)) in self.seen.iter().enumerate() {
+            out.write_str(if at == 0 { ": " } else { ", " })?;
+            let of_rule = self.rule.conditions.iter().find(|of_rule| of_rule.to_string() == *condition);
+            match of_rule {
+                Some(Condition::Pointer { pointer, test: Test::Equals(Scalar::Text(_)) | Test::Contains(_) }) => {
+                    write!(out, "{pointer} = {saw:?}")?;
+                }
+                Some(Condition::Pointer { pointer, .. }) => write!(out, "{pointer} = {saw}")?,
+                Some(Condition::Text(_) | Condition::Regex(_)) | None => out.write_str(condition)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why less of a body was judged than its host sent. Closed: it is a metric label.

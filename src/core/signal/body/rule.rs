@@ -86,6 +86,16 @@ pub enum Cools {
     Group(Box<str>),
 }
 
+impl fmt::Display for Cools {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => out.write_str("host"),
+            Self::Level => out.write_str("level"),
+            Self::Group(name) => write!(out, "group:{name}"),
+        }
+    }
+}
+
 /// What may be true of a body.
 #[derive(Clone, Debug)]
 pub enum Condition {

@@ -141,6 +141,16 @@ fn a_job_that_failed_for_want_of_a_worker_says_that_the_backend_is_busy() {
     );
     let found = json(&rules, NOTHING.as_bytes()).matched.unwrap();
     assert_eq!(found.seen.last().unwrap(), &("pointer /totalSegments equals 0".to_owned(), "0".to_owned()));
+    assert_eq!(found.to_string(), r#"rule nothing was done: /status = "failed", /totalSegments = 0"#);
+}
+
+#[test]
+fn a_match_is_shown_with_what_it_found() {
+    let rules = one(When::Any, vec![text("worker"), Condition::regex("di.d").unwrap(), contains("/error", "likely")]);
+    let found = json(&rules, br#"{"error":"worker likely \"died\""}"#).matched.unwrap();
+    assert_eq!(found.to_string(), r#"rule one: text "worker", regex "di.d", /error = "worker likely \"died\"""#);
+    let cools = [Cools::Host, Cools::Level, found.rule.cools.clone()].map(|cools| cools.to_string());
+    assert_eq!(cools, ["host", "level", "group:uploads"]);
 }
 
 #[test]
