@@ -160,14 +160,19 @@ impl Key {
         Ok(Self { scope: scope.into(), ..self.clone() })
     }
 
-    /// This key narrowed by a scope more. One that is too long is kept as its hash, and one that is nothing at all narrows
-    /// nothing.
+    /// This key narrowed by a scope more. One that is too long is kept as its hash, behind what this key has already, and one
+    /// that is nothing at all narrows nothing.
     #[must_use]
     pub fn narrowed(&self, scope: &str, hash: &dyn Fn(&[u8]) -> u64) -> Self {
-        let text = if self.scope.is_empty() { scope.to_owned() } else { format!("{}; {scope}", self.scope) };
+        let behind = |scope: &str| match &*self.scope {
+            "" => scope.to_owned(),
+            ours => format!("{ours}; {scope}"),
+        };
+        let text = behind(scope);
         let hashed = || {
             let name = scope.split('=').next().unwrap_or_default();
-            self.scoped(&format!("{name}=~{:016x}", hash(text.as_bytes())))
+            let short = format!("{name}=~{:016x}", hash(text.as_bytes()));
+            self.scoped(&behind(&short)).or_else(|_| self.scoped(&short))
         };
         self.scoped(&text).or_else(|_| hashed()).unwrap_or_else(|_| self.clone())
     }
@@ -402,6 +407,18 @@ mod tests {
 
     fn shown(text: &str) -> String {
         Key::parse(text).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_scope_that_is_too_long_is_hashed_behind_what_the_key_has_already() {
+        let hash = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap();
+        let table = Key::parse("peer.example").unwrap().scoped("paths=/v1/*").unwrap();
+        assert_eq!(table.narrowed("route=a", &hash).scope(), "paths=/v1/*; route=a");
+        let long = format!("route={}", "a".repeat(MAX_SCOPE));
+        assert_eq!(table.narrowed(&long, &hash).scope(), "paths=/v1/*; route=~0000000000000213");
+        assert_eq!(table.whole().narrowed(&long, &hash).scope(), "route=~0000000000000206");
+        let full = table.scoped(&"p".repeat(MAX_SCOPE)).unwrap();
+        assert_eq!(full.narrowed("route=a", &hash).scope(), "route=~0000000000000209");
     }
 
     #[test]

@@ -118,7 +118,10 @@ fn admit_all(
     let settings = &Arc::clone(settings);
     let places = keys::places(shared, &host, settings, asked, now);
     let hop = parent.map(|parent| shared.table.entry(&parent.as_ref(), now));
-    host.touch(purpose, now);
+    // Also where it is refused: which bucket a level is in would be forgotten with an entry that seems idle.
+    for entry in places.iter().map(|place| &place.entry).chain(&hop).chain([&host]) {
+        entry.touch(purpose, now);
+    }
     match objection(&host, &places, hop.as_ref(), purpose, now) {
         Some((by, Objection { refusal, enforced: true })) => {
             by.count_short_circuit();

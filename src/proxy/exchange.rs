@@ -115,11 +115,13 @@ pub(super) async fn run(
 ) -> Response<ResponseBody> {
     let context = &client.context;
     let shape = Shape::of(&request);
-    let place = match Place::take(client, &request, &to.key, &shape, arrived) {
+    let place = match Place::take(client, &request, &to, &shape, arrived) {
         Ok(place) => place,
         Err(error) => {
             let entry = context.shared.table.entry(&to.key, arrived);
-            let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
+            let settings = context.shared.settings.hosts.resolve_at(entry.key(), to.path.path());
+            record.hide(&settings.levels, request.uri().path(), to.path.path());
             return refuse(client, request, &error, record).await;
         }
     };
@@ -158,13 +160,20 @@ impl Place {
     fn take(
         client: &Client,
         request: &Request<Incoming>,
-        key: &KeyRef<'_>,
+        to: &Outbound<'_>,
         shape: &Shape,
         now: Instant,
     ) -> Result<Self, ProxyError> {
         if shape.has_body {
-            let entry = client.context.shared.table.entry(key, now);
-            let most = entry.attached().settings.timeouts.max_request_body;
+            let shared = &client.context.shared;
+            let entry = shared.table.entry(&to.key, now);
+            let host = entry.attached();
+            // Where paths have settings of their own, theirs count.
+            let settings = match host.divides {
+                true => shared.settings.hosts.resolve_at(entry.key(), to.path.path()),
+                false => &host.settings,
+            };
+            let most = settings.timeouts.max_request_body;
             if most != 0 && request.body().size_hint().lower() > most {
                 return Err(too_large());
             }

@@ -277,23 +277,31 @@ impl Divided {
             Some(narrowed(shared, self.base.key(), &text))
         };
         let named: Vec<Option<Key>> = self.levels.iter().map(named).collect();
+        if named.iter().all(Option::is_none) {
+            return;
+        }
+        let is_held = |key: &&Key| self.levels.iter().any(|held| held.place.entry.key() == *key);
+        // Whether the request was asked about it counts, not whether it was known: an answer of a moment ago may have named it.
+        let added: Vec<Option<Held>> = (self.levels.iter().zip(&named))
+            .map(|(held, key)| {
+                let (key, bucket) = (key.as_ref()?, &held.place.entry.attached().bucket);
+                if bucket.load().as_deref() != Some(key) {
+                    bucket.store(Some(Arc::new(key.clone())));
+                }
+                let key = Some(key).filter(|key| !is_held(key))?;
+                let entry = shared.table.entry(&key.as_ref(), now);
+                Some(Held { place: Place { entry, level: held.place.level, scope: None }, permit: None })
+            })
+            .collect();
         let mut levels = Vec::with_capacity(self.levels.len().saturating_add(1));
         let mut learned = None;
-        for (held, key) in std::mem::take(&mut self.levels).into_iter().zip(named) {
+        for ((held, key), added) in std::mem::take(&mut self.levels).into_iter().zip(named).zip(added) {
             let level = held.place.level;
             // The bucket of before, behind its level.
             let is_old = |(of, key): &(Option<usize>, Key)| *of == level && held.place.entry.key() != key;
             if held.place.scope.is_none() && learned.as_ref().is_some_and(is_old) {
                 continue;
             }
-            let is_new = key.as_ref().filter(|key| held.place.entry.attached().bucket.load().as_deref() != Some(key));
-            if let Some(key) = is_new {
-                held.place.entry.attached().bucket.store(Some(Arc::new(key.clone())));
-            }
-            let added = is_new.map(|key| Held {
-                place: Place { entry: shared.table.entry(&key.as_ref(), now), level, scope: None },
-                permit: None,
-            });
             learned = key.map(|key| (level, key)).or(learned);
             levels.push(held);
             levels.extend(added);

@@ -51,7 +51,7 @@ impl Record {
             let path = printable(request.uri().path().as_bytes(), PATH);
             Box::new(Line { method: request.method().clone(), path })
         });
-        Self {
+        let mut record = Self {
             entry: entry.cloned(),
             _in_flight: entry.map(|entry| entry.attached().metrics.in_flight()),
             arrived,
@@ -63,14 +63,24 @@ impl Record {
             bytes: 0,
             excerpt: None,
             line,
+        };
+        if entry.is_none() {
+            // Whose credentials the path may have is not known, so that everybody's are taken for such.
+            let path = request.uri().path();
+            record.hide_all(shared.settings.hosts.all().map(|settings| &*settings.levels), path, path);
         }
+        record
     }
 
     /// Takes from the path that is logged the segments that are credentials of the policy. `path` is the client's, `sent`
     /// the upstream's.
     pub(super) fn hide(&mut self, levels: &[Level], path: &str, sent: &str) {
+        self.hide_all(std::iter::once(levels), path, sent);
+    }
+
+    fn hide_all<'l>(&mut self, policies: impl Iterator<Item = &'l [Level]>, path: &str, sent: &str) {
         let Some(line) = &mut self.line else { return };
-        let secrets = level::secrets(levels, sent);
+        let secrets: Vec<&str> = policies.flat_map(|levels| level::secrets(levels, sent)).collect();
         if !secrets.is_empty() {
             let shown = |segment| if secrets.contains(&segment) { "~" } else { segment };
             let path = path.split('/').map(shown).collect::<Vec<_>>().join("/");

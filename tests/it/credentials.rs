@@ -69,6 +69,27 @@ async fn credentials_are_nowhere_in_clear() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_in_a_path_are_not_logged_where_the_request_is_refused_before_its_policy() {
+    let origin = Origin::start(|_| limited("60")).await;
+    let state = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[listen]\nname = \"here\"\n[state]\nsecret_file = {:?}\n{LEVELS}[host.timeouts]\nmax_request_body = \"4B\"\n",
+        state.path().join("secret")
+    );
+    let mut program = Program::start_configured(&config, &[]);
+    let host = origin.address();
+    for (fields, body, status) in [("Content-Length: 5", "12345", 413), ("Via: 1.1 here", "", 508)] {
+        let mut client = Client::connect(program.address("proxy")).await;
+        client
+            .send(format!("POST http://{host}/hooks/17/sesame/x HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n\r\n{body}"))
+            .await;
+        assert_eq!(client.answer("POST").await.status, status);
+    }
+    program.wait_for("the access log", |log| log.matches("hooks/17").count() >= 2);
+    assert!(!program.log().contains("sesame"), "{}", program.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sidecars_with_one_secret_have_the_same_keys_and_others_not() {
     let origin = Origin::start(|_| limited("60")).await;
     let dir = tempfile::tempdir().unwrap();

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use holdoff::table::clock;
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::support::client::Answer;
-use crate::support::origin::{Origin, Reply, answer, limited, ok};
+use crate::support::origin::{Origin, Reply, answer, limited, message, ok};
 use crate::support::sidecar::Holdoff;
+use crate::support::until;
 
 /// A policy as a vendor of bots would have it: a credential, below it routes that share buckets.
 const BOTS: &str = r#"
@@ -174,6 +177,79 @@ async fn a_bucket_that_a_limited_answer_names_first_cools_at_once() {
     assert!(refused.field("holdoff").contains("bucket=b1"), "{}", refused.head);
     let key = &keys(&holdoff).await.into_iter().find(|key| key["state"] == "cooling").unwrap();
     assert_eq!(key["rate_step"], 1, "it is the first step of the bucket: {key}");
+}
+
+#[tokio::test]
+async fn answers_that_name_a_bucket_at_one_time_are_one_limit_and_not_that_of_the_route_too() {
+    let gate = Arc::new(Notify::new());
+    let script = Arc::clone(&gate);
+    let limited = [("Retry-After", "60"), ("X-Bucket", "b1")];
+    let origin = Origin::start(move |_| {
+        Reply::Gate(Arc::clone(&script), message(429, "Too Many Requests", &limited, "slow down\n"))
+    })
+    .await;
+    let holdoff = Holdoff::start(BOTS).await;
+    let url = format!("{}/channels/1/pins", origin.url());
+    let asked = async { tokio::join!(holdoff.get(&url), holdoff.get(&url), holdoff.get(&url)) };
+    let opened = async {
+        until("every request", || origin.count() == 3).await;
+        gate.notify_waiters();
+    };
+    let ((one, two, three), ()) = tokio::join!(asked, opened);
+    assert_eq!([one.status, two.status, three.status], [429; 3]);
+    let keys = keys(&holdoff).await;
+    let cooling: Vec<&str> =
+        keys.iter().filter(|key| key["state"] != "clear").map(|key| key["key"].as_str().unwrap()).collect();
+    assert!(matches!(cooling.as_slice(), [key] if key.ends_with("bucket=b1")), "{cooling:?}");
+    let key = keys.iter().find(|key| key["state"] == "cooling").unwrap();
+    assert_eq!(key["rate_step"], 1, "{key}");
+}
+
+/// How long a key was not used is known to the second.
+async fn next_second() {
+    let second = || clock::now().as_nanos() / 1_000_000_000;
+    let began = second();
+    until("the next second", || second() > began).await;
+}
+
+#[tokio::test]
+async fn a_route_that_is_asked_for_in_vain_does_not_forget_its_bucket() {
+    let (peer, other) = (Peer::start().await, Origin::start(|_| ok("fine")).await);
+    let config = format!("[limits]\nmax_keys = 5\n{}", BOTS.replace("127.0.0.1", &peer.origin.address().to_string()));
+    let holdoff = Holdoff::start(&config).await;
+    peer.says("/channels/1/pins", &[("Retry-After", "60"), ("X-Bucket", "b1")]);
+    assert_eq!(peer.ask(&holdoff, "GET", "/channels/1/pins", "one").await.status, 429);
+    // The host, the credential, the route, the bucket; room for one more.
+    assert_eq!(holdoff.shared().table.stats().keys, 4);
+    next_second().await;
+    assert_eq!(holdoff.get(&other.url()).await.status, 200);
+    next_second().await;
+    assert!(!peer.is_asked(&holdoff, "GET", "/channels/1/pins", "one").await);
+    // Now somebody has to go.
+    assert_eq!(holdoff.get(&other.url().replace("127.0.0.1", "localhost")).await.status, 200);
+    assert_eq!(holdoff.shared().table.stats().evicted, 1);
+    let refused = peer.ask(&holdoff, "GET", "/channels/1/pins", "one").await;
+    assert!(refused.field("holdoff").contains("bucket=b1"), "{}", refused.head);
+}
+
+#[tokio::test]
+async fn the_longest_body_of_a_request_is_that_of_its_path() {
+    let (peer, one) = (Peer::start().await, "[host.timeouts]\nmax_request_body = \"4B\"\n");
+    let holdoff = Holdoff::start(&format!(
+        "[[host]]\nmatch = [\"127.0.0.1\"]\n{one}\
+         [[host]]\nmatch = [\"127.0.0.1\"]\npaths = [\"/big\"]\n[host.timeouts]\nmax_request_body = \"6B\"\n"
+    ))
+    .await;
+    let host = peer.origin.address();
+    for (path, body, status) in
+        [("/", "1234", 200), ("/", "12345", 413), ("/big", "123456", 200), ("/big", "1234567", 413)]
+    {
+        let mut client = holdoff.client().await;
+        let length = body.len();
+        let head = format!("POST http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
+        client.send(format!("{head}{body}")).await;
+        assert_eq!(client.answer("POST").await.status, status, "{path} {body}");
+    }
 }
 
 #[tokio::test]

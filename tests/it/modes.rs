@@ -6,7 +6,7 @@ use crate::support::client::Answer;
 use crate::support::http2::{self, Session};
 use crate::support::origin::{Origin, answer, limited, ok};
 use crate::support::sidecar::Holdoff;
-use crate::support::within;
+use crate::support::{until, within};
 
 /// What a host that is busy for its first five requests, and a client of it, saw of twelve requests.
 async fn twelve(config: &str) -> (Vec<String>, Vec<Answer>, Holdoff, String) {
@@ -74,6 +74,36 @@ async fn close_ends_the_connection_without_a_byte() {
     let saved = format!("holdoff_short_circuited_total{{host=\"{host}\",reason=\"rate_limited\"}}");
     assert_eq!(holdoff.metric(&saved).await, 3.0);
     assert_eq!(origin.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn close_ends_the_connection_behind_the_answers_that_were_asked_for_before() {
+    const LENGTH: usize = 8 << 20;
+    let busy = Origin::start(|_| limited("60")).await;
+    let body = "x".repeat(LENGTH);
+    let fine = Origin::start(move |_| ok(&body)).await;
+    let holdoff = Holdoff::start(CLOSE).await;
+    assert_eq!(holdoff.get(&busy.url()).await.status, 429);
+    let (one, two) = (fine.address(), busy.address());
+    for rest in ["GET", "PUT"] {
+        let mut client = holdoff.client().await;
+        let length = if rest == "PUT" { "Content-Length: 100000\r\n" } else { "" };
+        client
+            .send(format!(
+                "GET http://{one}/ HTTP/1.1\r\nHost: {one}\r\n\r\n\
+                 {rest} http://{two}/ HTTP/1.1\r\nHost: {two}\r\n{length}\r\nxyz"
+            ))
+            .await;
+        // The client takes its time; meanwhile the second request is read and not answered.
+        until("the request", || fine.count() > 0).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let answer = client.answer("GET").await;
+        assert_eq!((answer.status, answer.complete, answer.body.len()), (200, true, LENGTH), "{rest}");
+        assert_eq!(client.rest().await, b"", "{rest}");
+    }
+    let in_flight = holdoff.metric(&format!("holdoff_requests_in_flight{{host=\"{two}\"}}")).await;
+    assert_eq!(in_flight, 0.0);
+    assert_eq!(busy.seen().len(), 1);
 }
 
 #[tokio::test]
