@@ -82,6 +82,8 @@ pub mod cli;
 #[cfg(feature = "sidecar")]
 pub mod config;
 #[cfg(feature = "sidecar")]
+pub mod explain;
+#[cfg(feature = "sidecar")]
 pub mod intercept;
 #[cfg(feature = "sidecar")]
 pub mod metrics;

@@ -137,7 +137,7 @@ fn boolean(name: &str, value: &str) -> Result<bool, String> {
 }
 
 /// Undoes the encoding of forms: `+` is a space, `%` starts two hexadecimal digits.
-fn decode(text: &str) -> Result<Cow<'_, str>, String> {
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, String> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
     }

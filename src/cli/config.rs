@@ -1,10 +1,10 @@
-//! `holdoff config`: the default configuration, the one in effect, and the presets.
+//! `holdoff config`: the default configuration, its schema, the configuration in effect, and the presets.
 
 use std::process::ExitCode;
 
 use super::{ConfigArgs, Error, print, warn};
-use crate::config::DEFAULT_TOML;
 use crate::config::presets::{self, PRESETS_TOML};
+use crate::config::{self, DEFAULT_TOML};
 
 /// Print a configuration.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,17 @@ enum Print {
         /// The name of a preset.
         name: Option<String>,
     },
+    /// Print the JSON Schema of the configuration, for editors and TOML checkers.
+    ///
+    /// It has every key with its type, its default and what it means. An editor that knows TOML (by taplo, as in "Even Better
+    /// TOML") then completes keys, explains them and marks mistakes, if the first line of the file names the schema:
+    ///
+    /// #:schema ./holdoff.schema.json
+    ///
+    /// `holdoff check` sees more: what depends on other keys, on files and on addresses is in no schema.
+    #[command(after_help = "Examples:\n  holdoff config schema > holdoff.schema.json\n  \
+                            taplo check --schema file://$PWD/holdoff.schema.json holdoff.toml")]
+    Schema,
     /// Print the configuration in effect, each value with where it comes from.
     Show(ConfigArgs),
 }
@@ -32,6 +43,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
         Print::Default => print(DEFAULT_TOML)?,
         Print::Presets { name: None } => print(PRESETS_TOML)?,
         Print::Presets { name: Some(name) } => print(&format!("{}\n", presets::text(&name).map_err(Error::usage)?))?,
+        Print::Schema => print(&config::schema())?,
         Print::Show(config) => {
             let loaded = config.load()?;
             for warning in &loaded.warnings {

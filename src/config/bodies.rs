@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use super::levels::{Group, is_name};
 use super::reader::{Reader, Section};
+use super::schema::Schema;
 use super::tables::{more_than_zero, seconds};
 use super::value::{Mismatch, Setting, Size, Text, describe, quote, quoted, words};
 use crate::core::signal::body::{BodyRule, BodyRules, Condition, Cools, Pointer, Scalar, Test, When};
@@ -167,6 +168,18 @@ const CONDITION: &str = "one of `{ pointer = \"/status\", equals = \"failed\" }`
                          `{ text = \"died\" }` and `{ regex = \"died|gone\" }`";
 
 impl Setting for Condition {
+    fn schema() -> Schema {
+        let text = || Schema::text(None, &[]);
+        let keys = [
+            ("pointer", "Where in a JSON body (RFC 6901): `/error/code`.", text()),
+            ("equals", "What stands there: a string, a number, true or false.", Schema::any()),
+            ("contains", "What the string there contains.", text()),
+            ("text", "What stands somewhere in the body.", text()),
+            ("regex", "What fits somewhere in the body; letters are told apart by case.", text()),
+        ];
+        Schema::table(keys)
+    }
+
     fn from_toml(value: &DeValue<'_>) -> Result<Self, Mismatch> {
         let DeValue::Table(table) = value else { return Err(Mismatch::new(CONDITION, describe(value))) };
         let mut names: Vec<&str> = table.keys().map(|name| &**name.get_ref()).collect();

@@ -139,7 +139,7 @@ impl Hosts {
     pub fn new(defaults: Arc<HostSettings>, hosts: Vec<Host>) -> Self {
         let index = Index::new(&hosts);
         let upgrade_some = defaults.tls.upgrade || hosts.iter().any(|host| host.settings.tls.upgrade);
-        Self { defaults, hosts, upgrade_some, index }
+        Self { defaults, hosts, places: Vec::new(), upgrade_some, index }
     }
 
     /// The settings of the defaults and of every table.
@@ -207,6 +207,17 @@ impl Hosts {
     /// The `[[host]]` of a request to a host, if any.
     pub fn host_at(&self, key: &Key, path: &str) -> Option<&Host> {
         self.hosts.get(self.index.find(key, At::Path(path), |_| true)?)
+    }
+}
+
+impl HostSettings {
+    /// What stands for `host` as a whole: the group, or the paths of the table. `None`: the host itself.
+    pub fn base(&self, host: &Key) -> Option<Key> {
+        match &self.group {
+            Some(group) => Some(group.clone()),
+            None if self.paths.is_empty() => None,
+            None => host.scoped(&self.scope()).ok(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode};
 use super::bodies;
 use super::check;
 use super::diagnostic::Diagnostic;
+use super::headers::Headers;
 use super::levels::{self, Group};
 use super::presets::Presets;
 use super::reader::{Reader, Section};
@@ -15,7 +16,7 @@ use super::settings::{Answer, AnswerFormat, Host, HostPattern, HostSettings, Hos
 use super::signals;
 use super::tables::{more_than_zero, seconds};
 use super::tls;
-use super::value::{Headers, Size};
+use super::value::Size;
 use crate::core::level::Template;
 use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy};
 
@@ -34,7 +35,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts
     refuse_insecure(reader, &section, &defaults);
     reader.finish(section);
     presets.check(reader, &defaults);
-    let mut hosts = Vec::new();
+    let (mut hosts, mut places) = (Vec::new(), Vec::new());
     for mut section in reader.list(root, "host", true) {
         reader.open(&section);
         let patterns: Vec<HostPattern> = reader.get(&mut section, "match", Vec::new());
@@ -59,9 +60,10 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts
             ));
         }
         hosts.push(Host { patterns, settings: Arc::new(settings) });
+        places.push(reader.line_of_table(&section).map(String::into_boxed_str));
         reader.finish(section);
     }
-    Hosts::new(defaults, hosts)
+    Hosts { places, ..Hosts::new(defaults, hosts) }
 }
 
 /// Any certificate is good per host only.

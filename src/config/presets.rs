@@ -231,7 +231,7 @@ mod tests {
     fn the_built_in_presets_are_good_by_themselves() {
         let source = Source::new("presets.toml", PRESETS_TOML.to_owned());
         let document = DeTable::parse(source.text()).unwrap();
-        let mut reader = Reader::new(Some(&source), &[]);
+        let mut reader = Reader::new(Some(&source), &[], &[]);
         let mut root = reader.root(Some(document.get_ref()));
         let presets = Presets::new(&mut reader, &mut root);
         for (name, section) in presets.unread {

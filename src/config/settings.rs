@@ -345,6 +345,8 @@ pub struct Hosts {
     pub defaults: Arc<HostSettings>,
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
+    /// Where each of them is: `holdoff.toml:12`.
+    pub places: Vec<Option<Box<str>>>,
     /// The patterns, by what they name; see [`Hosts::new`].
     /// Whether any of them says `tls.upgrade`.
     pub upgrade_some: bool,

@@ -156,6 +156,7 @@ fn lacks(reader: &mut Reader<'_>, said: &str, missing: &str, beside: &str) -> Op
 
 impl Text for ExpectedSan {
     const EXPECTED: &'static str = "a name such as `DNS:peer.example` or `URI:spiffe://mesh/{host.1}`";
+    const PATTERN: Option<&'static str> = Some("^(DNS|URI):");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let (make, name): (fn(SanTemplate) -> Self, _) = if let Some(name) = text.strip_prefix("DNS:") {

@@ -160,6 +160,18 @@ impl Key {
         Ok(Self { scope: scope.into(), ..self.clone() })
     }
 
+    /// This key narrowed by a scope more. One that is too long is kept as its hash, and one that is nothing at all narrows
+    /// nothing.
+    #[must_use]
+    pub fn narrowed(&self, scope: &str, hash: &dyn Fn(&[u8]) -> u64) -> Self {
+        let text = if self.scope.is_empty() { scope.to_owned() } else { format!("{}; {scope}", self.scope) };
+        let hashed = || {
+            let name = scope.split('=').next().unwrap_or_default();
+            self.scoped(&format!("{name}=~{:016x}", hash(text.as_bytes())))
+        };
+        self.scoped(&text).or_else(|_| hashed()).unwrap_or_else(|_| self.clone())
+    }
+
     /// Reads a URL or a key as shown: `https://peer.example:443`, `http://peer.example/path` (the path is ignored),
     /// `https://peer.example:443#credential=5c3f09a1b2c4d6e8`, `group:NAME`. Without a scheme, `https` is meant.
     ///

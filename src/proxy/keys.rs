@@ -45,13 +45,9 @@ pub(super) fn places(
     now: Instant,
 ) -> Vec<Place> {
     let table = &shared.table;
-    let base = match &settings.group {
-        Some(group) => table.entry(&group.as_ref(), now),
-        None if settings.paths.is_empty() => Arc::clone(host),
-        None => match host.key().scoped(&settings.scope()) {
-            Ok(key) => table.entry(&key.as_ref(), now),
-            Err(_) => Arc::clone(host),
-        },
+    let base = match settings.base(host.key()) {
+        Some(key) => table.entry(&key.as_ref(), now),
+        None => Arc::clone(host),
     };
     let whole = base.key().clone();
     let mut places = vec![Place { entry: base, level: None, scope: None }];
@@ -72,12 +68,7 @@ pub(super) fn places(
 
 /// The key of a scope of `whole`, which may have one already.
 fn narrowed(shared: &Shared, whole: &Key, scope: &str) -> Key {
-    let text = if whole.scope().is_empty() { scope.to_owned() } else { format!("{}; {scope}", whole.scope()) };
-    let hashed = || {
-        let name = scope.split('=').next().unwrap_or_default();
-        whole.scoped(&format!("{name}=~{:016x}", shared.secret.hash(text.as_bytes())))
-    };
-    whole.scoped(&text).or_else(|_| hashed()).unwrap_or_else(|_| whole.clone())
+    whole.narrowed(scope, &|value| shared.secret.hash(value))
 }
 
 /// The permits of a request that was let through.

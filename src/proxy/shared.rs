@@ -33,6 +33,11 @@ impl Host {
         let bucket = ArcSwapOption::empty();
         Self { settings, metrics, divides, bucket, told_of_tunnels: AtomicBool::new(false) }
     }
+
+    /// Of a level, the key of the bucket that the host named last.
+    pub fn bucket(&self) -> Option<Arc<Key>> {
+        self.bucket.load_full()
+    }
 }
 
 /// What every connection of one sidecar shares.

@@ -165,8 +165,11 @@ fn mode_observe_forwards_without_a_permit_what_enforcing_would_refuse() {
     assert!(matches!(admit(&table, "peer", 105), Verdict::Forward(_) | Verdict::WouldHave(_)));
 }
 
+/// State, successes and deadline.
+type Known = (State, u64, Option<Instant>);
+
 /// A node that asks in a rhythm of its own while its host is busy at times; what the key knew after each step.
-fn scripted(seed: u64, mode: Mode) -> (Vec<(State, u64, Option<Instant>)>, u64, u64) {
+fn scripted(seed: u64, mode: Mode) -> (Vec<Known>, u64, u64) {
     let (table, _) = table(10, mode);
     let mut state = seed;
     let mut chance = |below: u64| {
@@ -175,7 +178,7 @@ fn scripted(seed: u64, mode: Mode) -> (Vec<(State, u64, Option<Instant>)>, u64, 
     };
     let mut now = 100_000_u64;
     // Busy from time to time, whoever asks; and what is on its way has its answer after a while.
-    let busy_until = |now: u64| (now / 60_000 % 3 == 0).then(|| (now / 60_000 + 1) * 60_000);
+    let busy_until = |now: u64| (now / 60_000).is_multiple_of(3).then(|| (now / 60_000 + 1) * 60_000);
     let mut under_way: Vec<(u64, u64, Option<Permit<()>>)> = Vec::new();
     let mut known = Vec::new();
     for _ in 0..3000 {

@@ -148,6 +148,7 @@ fn every_flag_has_an_environment_variable_that_an_empty_value_leaves_unset() {
         "LOG_FORMAT",
         "ACCESS_LOG",
         "CA_FILE",
+        "SET",
     ]
     .map(|name| format!("HOLDOFF_{name}"));
     let help = stdout(&holdoff(&["run", "--help"], &[])).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -157,6 +158,49 @@ fn every_flag_has_an_environment_variable_that_an_empty_value_leaves_unset() {
     let empty: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
     let output = holdoff(&["check"], &empty);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn set_gives_any_key_a_value_on_every_command_that_reads_a_configuration() {
+    let said = ["--set", "defaults.cooldown.max_backoff=10m", "--set", "defaults.signals.statuses=[429,420]"];
+    let output =
+        holdoff(&[&["config", "show"], &said[..]].concat(), &[("HOLDOFF_SET", "listen.via=false\nlog.level=warn")]);
+    let text = stdout(&output);
+    for line in [
+        "max_backoff = \"10m\"  # flag --set",
+        "statuses = [429, 420]  # flag --set",
+        "via = false  # env HOLDOFF_SET",
+        "level = \"warn\"  # env HOLDOFF_SET",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}\n{}", stderr(&output));
+    }
+    for (command, rest) in [
+        (&["check"][..], &[][..]),
+        (&["config", "show"], &[]),
+        (&["run"], &[]),
+        (&["exec"], &["--", "true"]),
+        (&["ca", "init"], &[]),
+        (&["ca", "show"], &[]),
+        (&["ca", "export"], &[]),
+    ] {
+        let output = holdoff(&[command, &["--set", "listen.adress=x"], rest].concat(), &[]);
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        let said = stderr(&output);
+        assert!(said.contains("`--set`") && said.contains("did you mean `listen.address`?"), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn the_schema_that_is_printed_is_the_one_that_is_checked_in() {
+    let output = holdoff(&["config", "schema"], &[]);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/schema.json");
+    assert!(
+        stdout(&output) == std::fs::read_to_string(file).unwrap(),
+        "run `holdoff config schema > config/schema.json`"
+    );
+    let help = stdout(&holdoff(&["config", "schema", "--help"], &[]));
+    assert!(help.contains("#:schema ./holdoff.schema.json") && help.contains("holdoff check"), "{help}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod credentials;
 mod demo;
 mod exchanges;
 mod exec;
+mod explain;
 mod failures;
 mod forward;
 mod fuzzed;

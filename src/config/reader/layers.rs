@@ -9,6 +9,8 @@ use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::super::schema::ANY;
+use super::super::value::quoted;
 use super::{Diagnostic, Known, Origin, Reader, Section, describe, elements};
 
 /// A table of a preset.
@@ -73,7 +75,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The tables of a list inside a table. `None`: nobody said it, and it is what the table inherits. A list that is said
-    /// stands in the place of the inherited one.
+    /// stands in the place of the inherited one, and what `--set` says in the place of any.
     pub(in crate::config) fn tables(
         &mut self,
         parent: &mut Section<'a>,
@@ -89,44 +91,72 @@ impl<'a> Reader<'a> {
             table: None,
             below: None,
             place: None,
+            said_by: parent.said_by,
             known: Vec::new(),
             inherits: false,
         };
-        let Some(value) = parent.table.and_then(|table| table.get(name)) else {
-            let below = parent.below?;
-            let DeValue::Array(items) = below.table.get(name)?.get_ref() else { return None };
-            let tables = items.iter().take(most).filter_map(|item| match item.get_ref() {
-                DeValue::Table(table) => Some(Below { table, ..below }),
-                _ => None,
-            });
-            let tables = tables.enumerate().map(|(index, below)| Section { below: Some(below), ..entry(index) });
-            return Some(self.said_list(parent, name, Origin::Preset(below.preset.into(), None), tables.collect()));
+        if let Some(recorder) = &mut self.recorder {
+            recorder.list(&path);
+            return Some(vec![entry(0)]);
+        }
+        let expected = |reader: &mut Self, origin: &Origin, found: String| {
+            let message = format!("`{name}`: expected a list of tables, found {found}");
+            let error = Diagnostic::new(reader.place_of(origin), message);
+            reader.errors.push(error.help(match origin {
+                Origin::File(_) => format!("write `{label}` with double brackets, once for each"),
+                _ => format!("write `{path}=[{{ … }}]`, or `{label}` in a file"),
+            }));
         };
-        let expected = |reader: &mut Self, value: &Spanned<DeValue<'_>>| {
-            let message = format!("`{name}`: expected a list of tables, found {}", describe(value.get_ref()));
-            let error = Diagnostic::new(reader.place(&value.span()), message);
-            reader.errors.push(error.help(format!("write `{label}` with double brackets, once for each")));
-        };
-        let DeValue::Array(items) = value.get_ref() else {
-            expected(self, value);
-            return None;
+        let set = self.said_of(&path).filter(|(each, _)| each.is_set).last();
+        let (items, said_by, origin) = match (set, parent.table.and_then(|table| table.get(name))) {
+            (Some((each, value)), _) => {
+                self.answered.insert(&each.key);
+                match value {
+                    Some(DeValue::Array(items)) => (items, Some(&each.origin), each.origin.clone()),
+                    other => {
+                        expected(self, &each.origin, other.map_or_else(|| quoted(&each.text), describe));
+                        return None;
+                    }
+                }
+            }
+            (None, Some(value)) => {
+                let origin = parent.origin_of(value.span());
+                match value.get_ref() {
+                    DeValue::Array(items) => (items, parent.said_by, origin),
+                    other => {
+                        expected(self, &origin, describe(other));
+                        return None;
+                    }
+                }
+            }
+            (None, None) => {
+                let below = parent.below?;
+                let DeValue::Array(items) = below.table.get(name)?.get_ref() else { return None };
+                let tables = items.iter().take(most).filter_map(|item| match item.get_ref() {
+                    DeValue::Table(table) => Some(Below { table, ..below }),
+                    _ => None,
+                });
+                let tables = tables.enumerate().map(|(index, below)| Section { below: Some(below), ..entry(index) });
+                return Some(self.said_list(parent, name, Origin::Preset(below.preset.into(), None), tables.collect()));
+            }
         };
         let mut tables = Vec::new();
         for item in items {
+            let place = said_by.cloned().unwrap_or(Origin::File(item.span()));
             match item.get_ref() {
                 DeValue::Table(_) if tables.len() >= most => {
                     let message = format!("`{name}`: expected at most {most} tables, found {}", items.len());
-                    self.errors.push(Diagnostic::new(self.place(&item.span()), message));
+                    self.errors.push(Diagnostic::new(self.place_of(&place), message));
                     break;
                 }
                 DeValue::Table(table) => {
-                    let place = Some(item.span());
-                    tables.push(Section { table: Some(table), place, ..entry(tables.len()) });
+                    let entry = entry(tables.len());
+                    tables.push(Section { table: Some(table), place: Some(place), said_by, ..entry });
                 }
-                _ => expected(self, item),
+                other => expected(self, &place, describe(other)),
             }
         }
-        Some(self.said_list(parent, name, Origin::File(value.span()), tables))
+        Some(self.said_list(parent, name, origin, tables))
     }
 
     /// Shows a list that is said to be empty, which no table would.
@@ -150,6 +180,24 @@ impl<'a> Reader<'a> {
         name: &'static str,
     ) -> Vec<(&'a str, Section<'a>)> {
         root.known.push(name);
+        let entry = |key: &str| {
+            let path = format!("{name}.{key}");
+            Section {
+                label: format!("[{path}]"),
+                path,
+                table: None,
+                below: None,
+                place: None,
+                said_by: None,
+                known: Vec::new(),
+                inherits: true,
+            }
+        };
+        if let Some(recorder) = &mut self.recorder {
+            let entry = entry(ANY);
+            recorder.table(&entry.path);
+            return vec![(ANY, entry)];
+        }
         let Some(value) = root.table.and_then(|table| table.get(name)) else { return Vec::new() };
         let mut found = Vec::new();
         let expected = |reader: &mut Self, value: &Spanned<DeValue<'_>>, label: &str| {
@@ -162,21 +210,13 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         for (key, value) in tables {
-            let path = format!("{name}.{}", key.get_ref());
+            let entry = entry(key.get_ref());
             match value.get_ref() {
-                DeValue::Table(table) => found.push((
-                    &**key.get_ref(),
-                    Section {
-                        label: format!("[{path}]"),
-                        path,
-                        table: Some(table),
-                        below: None,
-                        place: Some(key.span()),
-                        known: Vec::new(),
-                        inherits: true,
-                    },
-                )),
-                _ => expected(self, value, &path),
+                DeValue::Table(table) => {
+                    let place = Some(Origin::File(key.span()));
+                    found.push((&**key.get_ref(), Section { table: Some(table), place, ..entry }));
+                }
+                _ => expected(self, value, &entry.path),
             }
         }
         found

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Entry, Glance, Inner, manual};
-use crate::core::cooldown::Events;
+use crate::core::cooldown::{Cooldown, Events};
 use crate::core::decision::{Decision, Freeze, NotUntil, Purpose, Reason};
 use crate::core::policy::{Mode, Policy};
 use crate::core::time::Instant;
@@ -146,5 +146,10 @@ impl<X: Send + Sync + 'static> Entry<X> {
             tunnels: self.counters.tunnels(),
             only_tunnels: self.counters.only_tunnels(),
         }
+    }
+
+    /// A copy of the state machine, to try out what would happen.
+    pub fn machine(&self) -> Cooldown {
+        self.lock().machine.clone()
     }
 }
