@@ -184,9 +184,9 @@ fn is_more_than_nothing(digits: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[cfg(feature = "fields")]
 mod tests {
-    #![cfg(feature = "fields")]
-
+    use super::written::MAX_TEXT;
     use super::*;
     use crate::core::signal::MAX_WAIT;
 

@@ -224,6 +224,7 @@ impl<'de> ParameterVisitor<'de> for Entry<'_, 'de> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::signal::Hint;
     use crate::core::signal::MAX_WAIT;
 
     fn of(limits: &[&str], policies: &[&str]) -> Reading {

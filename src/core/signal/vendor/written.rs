@@ -9,7 +9,7 @@ use super::{Cause, Context, Unit, until};
 use crate::core::time::UnixTime;
 
 /// The longest text that is read, in bytes.
-const MAX_TEXT: usize = 64;
+pub(super) const MAX_TEXT: usize = 64;
 
 /// A wait, as a text without white space around it says it.
 pub(super) fn wait(text: &[u8], unit: Unit, context: &Context) -> Result<Duration, Cause> {
