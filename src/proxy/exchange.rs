@@ -143,10 +143,11 @@ pub(super) async fn run(
         }
     };
     let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let settings = Arc::clone(keys.settings(&entry));
+    let divided = keys.divided_settings();
+    let settings = divided.as_ref().unwrap_or(&entry.attached().settings);
     record.hide(&settings.levels, request.uri().path(), to.path.path());
     let ignored = settings.policy.signals.ignore_methods.contains(request.method());
-    let exchange = Exchange { client, entry: &entry, settings: &settings, ignored, keys, hop, would, shape, arrived };
+    let exchange = Exchange { client, entry: &entry, settings, ignored, keys, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
 }
 

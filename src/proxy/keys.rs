@@ -167,6 +167,12 @@ impl Keys {
         self.divided.as_ref().map_or(&host.attached().settings, |divided| &divided.settings)
     }
 
+    /// The settings of the request, where they may not be those of its host. Those of the host are only borrowed: nearly all
+    /// hosts share them, and every thread would count their owners.
+    pub(super) fn divided_settings(&self) -> Option<Arc<HostSettings>> {
+        self.divided.as_ref().map(|divided| Arc::clone(&divided.settings))
+    }
+
     /// Notes what limits the answer names, for the requests to come.
     pub(super) fn learn(&mut self, shared: &Shared, headers: &HeaderMap, now: Instant) {
         if let Some(divided) = &mut self.divided
