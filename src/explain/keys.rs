@@ -163,6 +163,23 @@ impl Places {
     }
 }
 
+/// The host itself where it is none of the keys of its requests, as with a group, and an operator froze it all the same.
+pub(super) fn frozen_whole(places: &Places, known: &dyn Fn(&Key) -> Option<Known>, now: Instant) -> Option<KeyPart> {
+    let host = &places.host;
+    if places.places.iter().any(|place| place.key == *host) {
+        return None;
+    }
+    let state = known(host).map(|known| state(&known, now)).filter(|state| state.frozen)?;
+    Some(KeyPart {
+        key: host.to_string(),
+        kind: "host".to_owned(),
+        level: None,
+        by: Vec::new(),
+        is_target: false,
+        state: Some(state),
+    })
+}
+
 fn by(by: &By) -> String {
     match by {
         By::Method => "method".to_owned(),
