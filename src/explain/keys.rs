@@ -106,7 +106,7 @@ impl Places {
             return (0, because.to_owned());
         }
         match scope.and_then(|at| of.policy.signals.scopes.get(at)) {
-            None if narrowest == 0 => (0, "the request has no other key".to_owned()),
+            None if narrowest == 0 => (0, "no other key of the request learns from answers".to_owned()),
             None => {
                 (narrowest, format!("no field says what it is about, so it is the narrowest: {}", of_place(narrowest)))
             }

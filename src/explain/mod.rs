@@ -141,7 +141,12 @@ fn answered(
             Given::Failure(failure) => failure.as_str().to_owned(),
         },
         outcome: meaning.outcome.as_str().to_owned(),
-        why: meaning.why,
+        why: match &meaning.outcome {
+            Outcome::Failing(failure) if policy.breaker.classes => {
+                format!("{}; its class is `{}`", meaning.why, failure.class().as_str())
+            }
+            _ => meaning.why,
+        },
         hint_seconds: meaning.hint.map(|hint| seconds(hint.wait)),
         source: meaning.hint.map(|hint| hint.source.as_str().to_owned()),
         climbs,

@@ -330,6 +330,16 @@ fn a_freeze_of_the_host_holds_back_what_has_another_key() {
 }
 
 #[test]
+fn the_class_of_a_failure_is_said_where_it_chooses_the_ladder() {
+    let config = "[[host]]\nmatch = [\"peer.example\"]\npreset = \"mesh\"\n";
+    for (response, class) in [("refused", "transient"), ("504", "recoverable"), ("tls", "severe"), ("503", "severe")] {
+        let why = explained(config, PEER, response, "1").response.unwrap().why;
+        assert!(why.ends_with(&format!("; its class is `{class}`")), "{why}");
+        assert!(!explained("", PEER, response, "1").response.unwrap().why.contains("class"));
+    }
+}
+
+#[test]
 fn a_level_without_a_route_for_the_path_is_told_of_once() {
     let config = "[[host]]\nmatch = [\"peer.example\"]\n[[host.level]]\nname = \"l\"\nby = [\"header:x-a\", \"path\"]\n\
                   routes = [\"/a/*\"]\n";

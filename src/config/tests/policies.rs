@@ -359,6 +359,17 @@ fn paths_tell_tables_of_one_pattern_apart_unless_they_tie() {
 }
 
 #[test]
+fn two_scopes_of_one_value_are_refused() {
+    let scope = |field: &str, equals: &str| {
+        format!("[[host.signals.scope]]\nfield = \"{field}\"\nequals = \"{equals}\"\nlevel = \"host\"\n")
+    };
+    let (error, line, _) = only(&(host("") + &scope("x-scope", "global") + &scope("X-Scope", "Global ")));
+    assert!(error.message().contains("each value of `x-scope` once, found `Global` twice"), "{error}");
+    assert!(line > 6, "{line}");
+    good(&(host("") + &scope("x-scope", "global") + &scope("x-scope", "user") + &scope("x-bucket", "global")));
+}
+
+#[test]
 fn a_route_that_never_applies_is_a_warning() {
     let warnings = |routes: &str| {
         let level = format!("level = [{{ name = \"l\", by = [\"path\"], routes = [{routes}] }}]");
