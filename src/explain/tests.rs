@@ -193,7 +193,7 @@ fn it_is_said_why_a_status_means_what_it_means() {
             String::new(),
             "200\ncontent-type: application/grpc\ngrpc-status: 8",
             "rate_limited",
-            "gRPC status 8, which counts as 429 is one of",
+            "gRPC status 8, which counts as 429, is one of",
         ),
     ] {
         let told = explained(&config, PEER, response, "1").response.unwrap();
@@ -337,6 +337,20 @@ fn the_class_of_a_failure_is_said_where_it_chooses_the_ladder() {
         assert!(why.ends_with(&format!("; its class is `{class}`")), "{why}");
         assert!(!explained("", PEER, response, "1").response.unwrap().why.contains("class"));
     }
+}
+
+#[test]
+fn a_field_that_is_not_believed_or_not_read_is_not_said_to_count() {
+    for (config, expected) in [
+        ("trust_hints = false", "it does not count: hints of this host are not believed (`signals.trust_hints`)"),
+        ("ignore_methods = [\"GET\"]", "it does not count: the method is one of `signals.ignore_methods`"),
+    ] {
+        let explanation = explained(&format!("[defaults.signals]\n{config}\n"), PEER, "429\nRetry-After: 5", "1");
+        let field = &explanation.response.unwrap().fields[0];
+        assert_eq!((field.decides, &*field.because), (false, expected));
+    }
+    let call = explained("", PEER, "200\ncontent-type: application/grpc\ngrpc-status: 8", "1").response.unwrap();
+    assert_eq!(call.why, "gRPC status 8, which counts as 429, is one of `signals.statuses`");
 }
 
 #[test]
