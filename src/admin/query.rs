@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::config::diagnostic::mask_credentials;
 use crate::core::decision::{Reason, State};
 use crate::core::key::Key;
 
@@ -121,7 +122,10 @@ const MAX_FOUND: usize = 80;
 
 fn read_key(text: &str) -> Result<Key, String> {
     Key::parse(text).map_err(|e| {
-        format!("`key`: expected a URL or a host such as `https://peer.example`, found `{}`: {e}", cut(text))
+        format!(
+            "`key`: expected a URL or a host such as `https://peer.example`, found `{}`: {e}",
+            cut(&mask_credentials(text))
+        )
     })
 }
 
@@ -206,6 +210,7 @@ mod tests {
         assert_eq!(error("key=a&key=b"), "expected `key` once");
         assert!(error("key=ftp://a").starts_with("`key`: expected a URL or a host such as"));
         assert!(error("key=").starts_with("`key`: expected"));
+        assert!(!error("key=https://user:s3cret@a.example").contains("s3cret"));
         assert!(error(&format!("key=a%23{}", "x".repeat(5000))).len() < 300, "what was found is cut");
         assert_eq!(error("state=open"), "`state`: expected one of `clear`, `cooling`, `probing`, found `open`");
         assert!(error("reason=x").starts_with("`reason`: expected one of `rate_limited`, "));
