@@ -12,11 +12,12 @@
 //!
 //! | feature | adds | crates taken along |
 //! |---|---|---|
-//! | none | [`core`]: what a response says, what follows, the state machine of one key | 14 |
-//! | `body` | [`core::signal::body`]: rules about the bodies of responses | 32 |
-//! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 22 |
-//! | `tower` | [`layer`], and `table` | 25 |
-//! | `sidecar` (default) | the program, `body` and `table` | all |
+//! | none | [`core`]: what a response says, what follows, the state machine of one key | 4 |
+//! | `fields` | the IETF fields `RateLimit` and `RateLimit-Policy`, and durations and timestamps that vendors write | 14 |
+//! | `body` | [`core::signal::body`]: rules about the bodies of responses | 22 |
+//! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 12 |
+//! | `tower` | [`layer`], and `table` | 15 |
+//! | `sidecar` (default) | the program, `fields`, `body` and `table` | all |
 //!
 //! ```toml
 //! holdoff = { version = "0.1", default-features = false, features = ["tower"] }

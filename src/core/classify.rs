@@ -642,6 +642,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "fields")]
     fn clause_2_8_the_families_go_before_each_other_and_inside_one_the_largest_counts() {
         const MILLIS: HeaderName = HeaderName::from_static("retry-after-ms");
         const AZURE: HeaderName = HeaderName::from_static("x-ms-retry-after-ms");
@@ -685,6 +686,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "fields")]
     fn what_is_odd_about_each_field_is_counted() {
         let errors = |fields: &[(HeaderName, &str)]| {
             read(&vendor_rules(), 429, fields).errors().map(|(field, cause)| (field.as_str(), cause.as_str())).collect()
@@ -715,6 +717,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "fields")]
     fn clause_2_7_what_a_cache_kept_has_no_say_about_quotas() {
         const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
         let rules = SignalRules { proactive: true, ..vendor_rules() };
@@ -747,6 +750,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "fields")]
     fn clause_2_10_a_good_answer_that_was_the_last_is_exhausted_where_the_policy_asks() {
         let rules = SignalRules { proactive: true, ..vendor_rules() };
         let window = [(LEFT, "0"), (RESET, "1795168830")];

@@ -55,12 +55,12 @@ const MAX_GROUP: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     scheme: Scheme,
-    /// Of a group, its name.
-    host: Box<str>,
+    /// The host, or the name of a group, and behind it the scope: in one piece, for a table has many of them.
+    text: Box<str>,
+    /// Where the scope begins. Of a key without one, the end.
+    host_ends: u8,
     /// Of a group, 0.
     port: u16,
-    /// Empty: the host or group as a whole.
-    scope: Box<str>,
 }
 
 /// A key that may borrow its host, to look one up without an allocation. Hashes like the [`Key`] it stands for.
@@ -115,7 +115,7 @@ impl<'a> KeyRef<'a> {
 
     /// The key, owned.
     pub fn to_key(&self) -> Key {
-        Key { scheme: self.scheme, host: self.host.as_ref().into(), port: self.port, scope: self.scope.as_ref().into() }
+        Key::of(self.scheme, &self.host, self.port, &self.scope)
     }
 }
 
@@ -127,12 +127,8 @@ impl Hash for KeyRef<'_> {
 
 impl From<Key> for KeyRef<'static> {
     fn from(key: Key) -> Self {
-        Self {
-            scheme: key.scheme,
-            host: Cow::Owned(key.host.into_string()),
-            port: key.port,
-            scope: Cow::Owned(key.scope.into_string()),
-        }
+        let (host, scope) = (key.host().to_owned(), key.scope().to_owned());
+        Self { scheme: key.scheme, host: Cow::Owned(host), port: key.port, scope: Cow::Owned(scope) }
     }
 }
 
@@ -146,7 +142,13 @@ impl Key {
         if name.is_empty() || name.len() > MAX_GROUP || !name.bytes().all(is_good) {
             return Err(KeyError::Group);
         }
-        Ok(Self { scheme: Scheme::Https, host: name.into(), port: 0, scope: Box::default() })
+        Ok(Self::of(Scheme::Https, name, 0, ""))
+    }
+
+    /// `host` is at most [`MAX_HOST`] bytes.
+    fn of(scheme: Scheme, host: &str, port: u16, scope: &str) -> Self {
+        let text = if scope.is_empty() { host.into() } else { [host, scope].concat().into() };
+        Self { scheme, text, host_ends: u8::try_from(host.len()).unwrap_or(u8::MAX), port }
     }
 
     /// The same host or group, narrowed to `scope`: at most [`MAX_SCOPE`] bytes of printable ASCII.
@@ -157,14 +159,14 @@ impl Key {
         if scope.len() > MAX_SCOPE || !scope.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
             return Err(KeyError::Scope);
         }
-        Ok(Self { scope: scope.into(), ..self.clone() })
+        Ok(Self::of(self.scheme, self.host(), self.port, scope))
     }
 
     /// This key narrowed by a scope more. One that is too long is kept as its hash, and one that is nothing at all narrows
     /// nothing.
     #[must_use]
     pub fn narrowed(&self, scope: &str, hash: &dyn Fn(&[u8]) -> u64) -> Self {
-        let text = if self.scope.is_empty() { scope.to_owned() } else { format!("{}; {scope}", self.scope) };
+        let text = if self.scope().is_empty() { scope.to_owned() } else { format!("{}; {scope}", self.scope()) };
         let hashed = || {
             let name = scope.split('=').next().unwrap_or_default();
             self.scoped(&format!("{name}=~{:016x}", hash(text.as_bytes())))
@@ -204,7 +206,7 @@ impl Key {
 
     /// The host in its normal form, IPv6 without brackets.
     pub fn host(&self) -> &str {
-        &self.host
+        self.text.get(..usize::from(self.host_ends)).unwrap_or_default()
     }
 
     /// The port.
@@ -214,7 +216,7 @@ impl Key {
 
     /// What makes the key narrower than its host or group; empty: nothing.
     pub fn scope(&self) -> &str {
-        &self.scope
+        self.text.get(usize::from(self.host_ends)..).unwrap_or_default()
     }
 
     /// Whether this is the key of a group, whose name stands in the place of the host.
@@ -225,40 +227,41 @@ impl Key {
     /// The host or group as a whole.
     #[must_use]
     pub fn whole(&self) -> Self {
-        Self { scope: Box::default(), ..self.clone() }
+        Self::of(self.scheme, self.host(), self.port, "")
     }
 
     /// The host as an address, when it is a literal.
     pub fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
+        self.host().parse().ok()
     }
 
     /// Borrows the key for a look-up.
     pub fn as_ref(&self) -> KeyRef<'_> {
         KeyRef {
             scheme: self.scheme,
-            host: Cow::Borrowed(&self.host),
+            host: Cow::Borrowed(self.host()),
             port: self.port,
-            scope: Cow::Borrowed(&self.scope),
+            scope: Cow::Borrowed(self.scope()),
         }
     }
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.scheme, &*self.host, self.port, &*self.scope).hash(state);
+        (self.scheme, self.host(), self.port, self.scope()).hash(state);
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        let host = self.host();
+        let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
         if self.is_group() {
-            write!(f, "group:{}", self.host)?;
+            write!(f, "group:{host}")?;
         } else {
-            write!(f, "{}://{open}{}{close}:{}", self.scheme.as_str(), self.host, self.port)?;
+            write!(f, "{}://{open}{host}{close}:{}", self.scheme.as_str(), self.port)?;
         }
-        if self.scope.is_empty() { Ok(()) } else { write!(f, "#{}", self.scope) }
+        if self.scope().is_empty() { Ok(()) } else { write!(f, "#{}", self.scope()) }
     }
 }
 

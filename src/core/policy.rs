@@ -397,6 +397,9 @@ impl SignalRules {
             return error("signals.fields", "at most 32 of them");
         }
         for (at, rule) in self.fields.iter().enumerate() {
+            if cfg!(not(feature = "fields")) && matches!(rule.unit, Unit::Duration | Unit::Iso8601 | Unit::Rfc3339) {
+                return error("signals.fields", "a `unit` of numbers; the feature `fields` reads what is written out");
+            }
             if KNOWN_FIELDS.contains(&rule.reset) {
                 return error("signals.fields", "fields that are not read anyway, as this `reset` is");
             }

@@ -1,8 +1,6 @@
 //! Body rules on the data path (SPEC 2.11, 2.12): what is seen in a body while it passes, byte for byte the same, and what it
 //! stops.
 
-#![expect(clippy::print_stderr, reason = "a test that measures says what it found")]
-
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;

@@ -36,16 +36,19 @@ equals = "address"
 level = "host"
 "#;
 
+/// Paths, and the fields of their answers.
+type Replies = Arc<Mutex<Vec<(&'static str, Vec<(&'static str, &'static str)>)>>>;
+
 /// An origin that says of each path what a test wants.
 struct Peer {
     origin: Origin,
-    replies: Arc<Mutex<Vec<(&'static str, Vec<(&'static str, &'static str)>)>>>,
+    replies: Replies,
 }
 
 impl Peer {
     /// Everything is well.
     async fn start() -> Self {
-        let replies: Arc<Mutex<Vec<(&'static str, Vec<(&'static str, &'static str)>)>>> = Arc::default();
+        let replies = Replies::default();
         let script = Arc::clone(&replies);
         let origin = Origin::start(move |seen| {
             let replies = script.lock().unwrap();
