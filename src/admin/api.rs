@@ -285,6 +285,9 @@ impl Api {
 
     fn freeze(&self, peer: &str, key: &Key, length: Duration, note: Option<String>) -> Result<Answer, Refused> {
         let (now, wall) = (clock::now(), clock::wall());
+        // A host may well be frozen before it is asked. What requests are divided into is copied, and copied wrong it holds
+        // nothing.
+        let is_unmet = (key.is_group() || !key.scope().is_empty()) && self.shared.table.find(key).is_none();
         let Some(freeze) = self.shared.table.freeze(key, length, now) else {
             return Err(self.refused(
                 &Method::PUT,
@@ -300,7 +303,9 @@ impl Api {
         let (changed, message) = match freeze {
             Freeze::Set { until: deadline } => {
                 let capped = if length > MAX_FREEZE { "; a freeze lasts at most 30 days, so it was cut" } else { "" };
-                (true, format!("`{key}` is frozen until {}{capped}", until(deadline)))
+                let unmet =
+                    if is_unmet { "; no request has had this key yet, compare it with `holdoff status`" } else { "" };
+                (true, format!("`{key}` is frozen until {}{capped}{unmet}", until(deadline)))
             }
             Freeze::AlreadyLonger { until: deadline } => {
                 (false, format!("nothing changed: `{key}` already cools for longer, until {}", until(deadline)))

@@ -198,6 +198,13 @@ async fn an_operator_freezes_and_releases() {
     }
     assert_eq!(put("key=a.example", &"x".repeat(20_000)).await.status, 413);
 
+    let change: Change = put("key=group:nobody&for=1m", "").await.json();
+    assert!(change.message.ends_with("; no request has had this key yet, compare it with `holdoff status`"));
+    let change: Change = put("key=a.example%23route=typo&for=1m", "").await.json();
+    assert!(change.message.contains("no request has had this key yet"), "{}", change.message);
+    let change: Change = put("key=a.example%23route=typo&for=2m", "").await.json();
+    assert!(!change.message.contains("no request has had this key yet"), "known by now: {}", change.message);
+
     let delete = async |query: &str| ask(running.admin, &format!("DELETE /api/v1/cooldowns{query}"), "", "").await;
     assert_eq!(delete("?kye=a.example").await.status, 400, "a misspelt key must not release all");
     assert_eq!(
@@ -207,10 +214,10 @@ async fn an_operator_freezes_and_releases() {
     assert!(!delete("?key=a.example").await.json::<Change>().changed);
     assert!(!delete("?key=nobody.example").await.json::<Change>().changed);
     let change: Change = delete("").await.json();
-    assert_eq!((change.released, &*change.message), (1, "1 key is released"));
+    assert_eq!((change.released, &*change.message), (3, "3 keys are released"));
     let text = get(&running, "/metrics").await.body;
     for line in [
-        "holdoff_admin_actions_total{action=\"freeze\",result=\"ok\"} 3",
+        "holdoff_admin_actions_total{action=\"freeze\",result=\"ok\"} 6",
         "holdoff_admin_actions_total{action=\"freeze\",result=\"refused\"} 5",
         "holdoff_admin_actions_total{action=\"release\",result=\"ok\"} 3",
         "holdoff_admin_actions_total{action=\"release\",result=\"refused\"} 1",

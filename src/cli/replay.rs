@@ -256,10 +256,10 @@ fn nothing_read(files: &[FileReport]) -> Option<Error> {
     }
     let found = |file: &FileReport| {
         let parts: Vec<String> = [
-            (file.without_host, "without a host"),
-            (file.malformed, "of another format"),
-            (file.other, "without a request that was answered"),
-            (file.too_long, "that are too long"),
+            (file.without_host, "without a host".to_owned()),
+            (file.malformed, "of another format".to_owned()),
+            (file.other, "without a request that was answered".to_owned()),
+            (file.too_long, format!("longer than {} MiB", LONGEST >> 20)),
         ]
         .into_iter()
         .filter(|(number, _)| *number > 0)

@@ -133,6 +133,7 @@ pub(super) fn hosts(reader: &mut Reader<'_>, hosts: &Hosts) {
     upgrades(reader, hosts);
     groups(reader, hosts);
     empty_groups(reader, hosts);
+    cut_rules(reader, hosts);
     if !reader.errors.is_empty() {
         return;
     }
@@ -141,6 +142,7 @@ pub(super) fn hosts(reader: &mut Reader<'_>, hosts: &Hosts) {
         .iter()
         .flat_map(|host| host.patterns.iter().map(|pattern| (pattern, host.settings.paths.as_slice())))
         .collect();
+    routes(reader, hosts);
     for (pattern, by) in shadowed(&all).into_iter().take(MAX_SHADOWED) {
         reader.warnings.push(format!("the pattern `{}` never applies: it is shadowed by {by}", pattern.text));
     }
@@ -229,6 +231,46 @@ fn empty_groups(reader: &mut Reader<'_>, hosts: &Hosts) {
                 "the body rule `{}` cools the group `{name}`, and no `[[host]]` is in it (`group = \"{name}\"`)",
                 rule.name
             ));
+        }
+    }
+}
+
+/// Routes that never apply: of a level the first that fits a path counts.
+fn routes(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut told = HashSet::new();
+    for level in hosts.all().flat_map(|settings| settings.levels.iter()) {
+        for (at, route) in level.routes.iter().enumerate() {
+            let Some(before) = level.routes.iter().take(at).find(|before| before.covers(route)) else { continue };
+            if told.len() < MAX_SHADOWED && told.insert((&level.name, route.as_str())) {
+                reader.warnings.push(format!(
+                    "the route `{}` of level `{}` never applies: `{}` stands before it and fits all its paths",
+                    route.as_str(),
+                    level.name,
+                    before.as_str()
+                ));
+            }
+        }
+    }
+}
+
+/// Checks that no body rule says more than the host may: its cooldown is a hint like others, and bounded like them.
+fn cut_rules(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut told = HashSet::new();
+    for settings in hosts.all() {
+        for rule in settings.bodies.iter() {
+            let of_group = match &rule.cools {
+                Cools::Group(name) => Key::group(name).ok().map(|group| hosts.of_key(&group).0),
+                Cools::Host | Cools::Level => None,
+            };
+            let most = of_group.as_ref().unwrap_or(&settings.policy).cooldown.max_retry_after;
+            if rule.cooldown > most && told.insert((&rule.name, most)) {
+                reader.warnings.push(format!(
+                    "the body rule `{}` says {}, and is cut to the {} of `cooldown.max_retry_after`",
+                    rule.name,
+                    humantime::format_duration(rule.cooldown),
+                    humantime::format_duration(most)
+                ));
+            }
         }
     }
 }

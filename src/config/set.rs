@@ -57,13 +57,15 @@ pub(super) fn unknown(said: &Override, place: Option<Place>) -> Diagnostic {
     }
     let entry = any_entry(key);
     let error = Diagnostic::new(place, format!("unknown key `{cut}`"));
-    if entry != *key && (keys.contains(&entry) || inside(&entry).is_some()) {
+    let is_in_list = |known: &str| known.split('.').any(|part| part == "0");
+    if is_in_list(&entry) && (keys.contains(&entry) || inside(&entry).is_some()) {
         return error
             .help("it counts the tables of the file from 0, and there are not so many; new ones go into a file");
     }
-    // A preset is made in a file.
+    if key.starts_with("preset.") {
+        return error.help("a preset is made in a file, as a table `[preset.NAME]`, whose keys can be set then");
+    }
     let known = || keys.iter().map(String::as_str).filter(|known| !known.starts_with("preset."));
-    let is_in_list = |known: &str| known.split('.').any(|part| part == "0");
     // `max_backoff` alone, or in a table that does not have it.
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let elsewhere = || known().find(|known| !is_in_list(known) && last(known) == last(key));

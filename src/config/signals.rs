@@ -87,8 +87,15 @@ fn scopes<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &[ScopeRu
         let step = reader.get(s, "step", true);
         let examples = [("field", "\"x-ratelimit-scope\""), ("equals", "\"global\""), ("level", "\"host\"")];
         reader.required(s, &examples);
-        if let Some(field) = field {
-            scopes.push(ScopeRule { field, equals: equals.trim().into(), level: level.into(), step });
+        let Some(field) = field else {
+            reader.finish(section);
+            continue;
+        };
+        let equals = equals.trim();
+        if scopes.iter().any(|other| other.field == field && other.equals.eq_ignore_ascii_case(equals)) {
+            reader.refuse(s, "equals", format!("each value of `{field}` once, found `{equals}` twice"));
+        } else {
+            scopes.push(ScopeRule { field, equals: equals.into(), level: level.into(), step });
         }
         reader.finish(section);
     }

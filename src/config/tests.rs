@@ -371,6 +371,10 @@ fn a_key_that_set_does_not_know_is_an_error_with_the_nearest_one() {
         ("", "=5", "expected `KEY=VALUE`, found `=5`", "max_backoff=10m"),
         ("", "http_proxy=http://a.example", "unknown key `http_proxy`", "holdoff config default"),
         (one, "host.1.mode=off", "unknown key `host.1.mode`", "a file"),
+        (one, "host.1.match=x", "unknown key `host.1.match`", "there are not so many"),
+        ("", "host.0.mode=off", "unknown key `host.0.mode`", "there are not so many"),
+        (one, "host.0.mod=off", "unknown key `host.0.mod`", "did you mean `host.0.mode`, of the first such table"),
+        ("", "preset.x.mode=off", "unknown key `preset.x.mode`", "a preset is made in a file"),
         (one, "host.mode=off", "unknown key `host.mode`", "`host.0.mode`"),
     ] {
         let shown = refused(text, said);

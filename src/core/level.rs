@@ -308,6 +308,23 @@ impl Template {
         self.segments.iter().map(weight).cmp(other.segments.iter().map(weight))
     }
 
+    /// Whether each path that fits the other one fits this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut theirs = other.segments.iter();
+        for ours in &self.segments {
+            match (ours, theirs.next()) {
+                (Segment::Rest, Some(_)) => return true,
+                (_, None | Some(Segment::Rest)) => return false,
+                (Segment::Literal(ours), Some(Segment::Literal(theirs))) if ours == theirs => {}
+                (Segment::Literal(_), _) => return false,
+                // What stands for one segment does not stand for an empty one.
+                (_, Some(Segment::Literal(theirs))) if theirs.is_empty() => return false,
+                _ => {}
+            }
+        }
+        theirs.next().is_none()
+    }
+
     /// Whether some path fits both.
     pub fn overlaps(&self, other: &Self) -> bool {
         let mut theirs = other.segments.iter();
@@ -443,6 +460,17 @@ mod tests {
         for (one, other) in [("/a", "/b"), ("/a", "/a/*"), ("/a/b", "/a/b/c"), ("/a/*/c", "/a/*/d")] {
             let (one, other) = (template(one), template(other));
             assert!(!one.overlaps(&other) && !other.overlaps(&one), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_covers_what_fits_it_too_whatever_the_path() {
+        let forms =
+            ["/", "/*", "/a", "/a/", "/a/*", "/a/{x}", "/a/{~x}", "/a/*/c", "/a/b", "/a/b/c", "/a/b/*", "/*/b/*"];
+        let paths = ["/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/a/x/c", "/x/b/c", "/a//c", "/a/x"];
+        for (one, other) in forms.into_iter().flat_map(|one| forms.map(|other| (template(one), template(other)))) {
+            let all = paths.iter().all(|path| one.matches(path) || !other.matches(path));
+            assert_eq!(one.covers(&other), all, "{one:?} {other:?}");
         }
     }
 

@@ -106,7 +106,7 @@ impl Places {
             return (0, because.to_owned());
         }
         match scope.and_then(|at| of.policy.signals.scopes.get(at)) {
-            None if narrowest == 0 => (0, "the request has no other key".to_owned()),
+            None if narrowest == 0 => (0, "no other key of the request learns from answers".to_owned()),
             None => {
                 (narrowest, format!("no field says what it is about, so it is the narrowest: {}", of_place(narrowest)))
             }
@@ -161,6 +161,23 @@ impl Places {
         };
         self.places.iter().enumerate().map(part).collect()
     }
+}
+
+/// The host itself where it is none of the keys of its requests, as with a group, and an operator froze it all the same.
+pub(super) fn frozen_whole(places: &Places, known: &dyn Fn(&Key) -> Option<Known>, now: Instant) -> Option<KeyPart> {
+    let host = &places.host;
+    if places.places.iter().any(|place| place.key == *host) {
+        return None;
+    }
+    let state = known(host).map(|known| state(&known, now)).filter(|state| state.frozen)?;
+    Some(KeyPart {
+        key: host.to_string(),
+        kind: "host".to_owned(),
+        level: None,
+        by: Vec::new(),
+        is_target: false,
+        state: Some(state),
+    })
 }
 
 fn by(by: &By) -> String {

@@ -70,6 +70,8 @@ pub fn explain(basis: &Basis<'_>, question: &Question, body: Option<&[u8]>) -> E
         Some(Given::Failure(_)) | None => None,
     };
     let places = keys::places((&host, upgraded), of, question, answer, basis.hash, basis.known);
+    // A freeze of the host holds for whatever it is divided into.
+    let frozen = keys::frozen_whole(&places, basis.known, basis.now);
     let mut explanation = Explanation {
         method: question.method.as_str().to_owned(),
         host: question.key.to_string(),
@@ -82,16 +84,15 @@ pub fn explain(basis: &Basis<'_>, question: &Question, body: Option<&[u8]>) -> E
         meanwhile: None,
         notes: notes::of_request(settings, of, &places, question),
     };
-    // A freeze of the host holds for whatever it is divided into.
-    let frozen =
-        (basis.known)(&host).and_then(|known| known.snapshot.view.frozen_until).filter(|until| *until > basis.now);
-    if let Some(until) = frozen.filter(|_| places.places.iter().all(|place| place.key != host)) {
-        let left = question::span(until.saturating_since(basis.now));
-        explanation.notes.push(format!("an operator froze `{host}` as a whole, for {left} more"));
+    if frozen.is_some() {
+        explanation
+            .notes
+            .push(format!("an operator froze `{host}` as a whole, and with it whatever it is divided into"));
     }
     if let Some(given) = &question.response {
         answered(basis, question, given, of, &places, body, &mut explanation);
     }
+    explanation.keys.splice(0..0, frozen);
     explanation
 }
 
@@ -140,7 +141,12 @@ fn answered(
             Given::Failure(failure) => failure.as_str().to_owned(),
         },
         outcome: meaning.outcome.as_str().to_owned(),
-        why: meaning.why,
+        why: match &meaning.outcome {
+            Outcome::Failing(failure) if policy.breaker.classes => {
+                format!("{}; its class is `{}`", meaning.why, failure.class().as_str())
+            }
+            _ => meaning.why,
+        },
         hint_seconds: meaning.hint.map(|hint| seconds(hint.wait)),
         source: meaning.hint.map(|hint| hint.source.as_str().to_owned()),
         climbs,

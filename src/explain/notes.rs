@@ -41,6 +41,13 @@ pub(super) fn of_request(settings: &Settings, of: &HostSettings, places: &Places
         notes.push(format!("the host is reached through the parent proxy `{}`, which may cool, too", parent.key));
     }
     for level in of.levels.iter() {
+        if !places.places.iter().any(|place| place.level.and_then(|at| of.levels.get(at)) == Some(level)) {
+            notes.push(format!(
+                "the path fits none of the routes of level `{}`, so the request has no key there",
+                level.name
+            ));
+            continue;
+        }
         for by in &level.by {
             match by {
                 By::Header(name) if !question.headers.contains_key(name) => notes.push(format!(
@@ -49,12 +56,6 @@ pub(super) fn of_request(settings: &Settings, of: &HostSettings, places: &Places
                 )),
                 _ => {}
             }
-        }
-        if !places.places.iter().any(|place| place.level.and_then(|at| of.levels.get(at)) == Some(level)) {
-            notes.push(format!(
-                "the path fits none of the routes of level `{}`, so the request has no key there",
-                level.name
-            ));
         }
     }
     notes

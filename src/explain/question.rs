@@ -135,12 +135,13 @@ fn url(text: &str) -> Result<(Key, String, Option<String>), String> {
     if text.len() > MAX_URL {
         return Err(format!("{expected}, of at most 8 KiB"));
     }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{expected}, of printable ASCII characters; encode others as `%` and two digits"));
-    }
     // What is behind a `#` is never sent.
     let text = text.split('#').next().unwrap_or_default();
     let key = Key::parse(text).map_err(|error| format!("{expected}: {error}"))?;
+    // The host is known to be, and is mended in another way.
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{expected}, of printable ASCII characters; encode others as `%` and two digits"));
+    }
     if key.is_group() {
         return Err(format!("{expected}; a group has no policy of its own, ask about one of its hosts"));
     }

@@ -74,9 +74,16 @@ pub(super) fn read(
         .errors()
         .map(|(field, cause)| Problem { field: field.as_str().to_owned(), cause: cause.as_str().to_owned() })
         .collect();
+    let unheard = if ignored && read.outcome != reading.outcome {
+        Some("it does not count: the method is one of `signals.ignore_methods`")
+    } else if !rules.trust_hints {
+        Some("it does not count: hints of this host are not believed (`signals.trust_hints`)")
+    } else {
+        None
+    };
     let mut meaning = Meaning {
         why: why(rules, status, &reading, &read, ignored),
-        fields: fields(rules, status, headers, &reading, wall),
+        fields: fields(rules, (status, headers), &reading, unheard, wall),
         scope: read.scope,
         hint: read.hint_seen,
         clock_offset: read.clock_offset.map(offset),
@@ -149,7 +156,7 @@ fn why(rules: &SignalRules, status: StatusCode, reading: &Reading, read: &Readin
     let grpc = reading.grpc_code().map(|code| (code.number(), code.counts_as()));
     let (status, name) = match grpc {
         Some((number, counts_as)) => {
-            (counts_as, format!("gRPC status {number}, which counts as {}", counts_as.as_u16()))
+            (counts_as, format!("gRPC status {number}, which counts as {},", counts_as.as_u16()))
         }
         None => (status, code.to_string()),
     };
@@ -202,12 +209,12 @@ struct Candidate {
     family: &'static str,
 }
 
-/// Each field about waiting that is there: what it would say alone, and whether it counts.
+/// Each field about waiting that is there: what it would say alone, and whether it counts. `unheard`: why none does.
 fn fields(
     rules: &SignalRules,
-    status: StatusCode,
-    headers: &HeaderMap,
+    (status, headers): (StatusCode, &HeaderMap),
     reading: &Reading,
+    unheard: Option<&str>,
     wall: UnixTime,
 ) -> Vec<FieldPart> {
     let plain = |name, with, family| Candidate { name, with, rule: None, family };
@@ -238,9 +245,10 @@ fn fields(
     read.iter()
         .enumerate()
         .map(|(at, (candidate, alone))| {
-            let decides = winner == Some(at);
-            let because = if decides {
-                "it counts".to_owned()
+            let wins = winner == Some(at);
+            let decides = wins && unheard.is_none();
+            let because = if wins {
+                unheard.unwrap_or("it counts").to_owned()
             } else {
                 lost(rules, candidate, alone, headers, winner_name.as_ref(), &reading.outcome)
             };

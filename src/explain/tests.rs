@@ -193,7 +193,7 @@ fn it_is_said_why_a_status_means_what_it_means() {
             String::new(),
             "200\ncontent-type: application/grpc\ngrpc-status: 8",
             "rate_limited",
-            "gRPC status 8, which counts as 429 is one of",
+            "gRPC status 8, which counts as 429, is one of",
         ),
     ] {
         let told = explained(&config, PEER, response, "1").response.unwrap();
@@ -292,6 +292,94 @@ fn the_schedule_goes_on_from_what_the_key_knows() {
     );
 }
 
+#[test]
+fn a_freeze_of_the_host_holds_back_what_has_another_key() {
+    let of_mode = |mode: &str| {
+        let config = format!("[[host]]\nmatch = [\"peer.example\"]\ngroup = \"g\"\nmode = \"{mode}\"\n");
+        let settings = config::parse(&config).unwrap().settings;
+        let policy = settings.hosts.defaults.policy.clone();
+        let (mut frozen, mut cooling, mut events) = (Cooldown::new(), Cooldown::new(), Events::default());
+        frozen.freeze(&policy, Duration::from_secs(60), NOW, &mut events);
+        let signal = Signal { reason: crate::core::decision::Reason::RateLimited, hint: None, received: None };
+        let Decision::Forward(admission) = cooling.admit(&policy, Purpose::Request, NOW, &mut events) else { panic!() };
+        cooling.observe(&policy, admission, &Outcome::Signal(signal), NOW, 0, &mut events);
+        let now = NOW.saturating_add(Duration::from_secs(10));
+        let (host, group) = (Key::parse(PEER).unwrap(), Key::group("g").unwrap());
+        let known = |asked: &Key| {
+            let machine = if *asked == host { &frozen } else { &cooling };
+            let bucket = None;
+            (*asked == host || (*asked == group && mode != "enforce")).then(|| Known {
+                snapshot: snapshot(asked, machine, now),
+                machine: machine.clone(),
+                bucket,
+            })
+        };
+        let basis = Basis { now, running: true, ..basis(&settings, &known) };
+        let question = Question::read(&Written { url: PEER, ..Written::default() }, &NAMES).unwrap();
+        explain(&basis, &question, None)
+    };
+    for mode in ["enforce", "observe"] {
+        let explanation = of_mode(mode);
+        let keys: Vec<_> = explanation.keys.iter().map(|key| (&*key.key, &*key.kind)).collect();
+        assert_eq!(keys, [("http://peer.example:80", "host"), ("group:g", "group")]);
+        assert!(explanation.keys[0].state.as_ref().unwrap().frozen);
+        let shown = text(&explanation);
+        let expected = "It is held back now: http://peer.example:80 cools for 50s more, reason manual.";
+        assert!(shown.contains(expected), "{mode}: {shown}");
+    }
+}
+
+#[test]
+fn the_class_of_a_failure_is_said_where_it_chooses_the_ladder() {
+    let config = "[[host]]\nmatch = [\"peer.example\"]\npreset = \"mesh\"\n";
+    for (response, class) in [("refused", "transient"), ("504", "recoverable"), ("tls", "severe"), ("503", "severe")] {
+        let why = explained(config, PEER, response, "1").response.unwrap().why;
+        assert!(why.ends_with(&format!("; its class is `{class}`")), "{why}");
+        assert!(!explained("", PEER, response, "1").response.unwrap().why.contains("class"));
+    }
+}
+
+#[test]
+fn a_field_that_is_not_believed_or_not_read_is_not_said_to_count() {
+    for (config, expected) in [
+        ("trust_hints = false", "it does not count: hints of this host are not believed (`signals.trust_hints`)"),
+        ("ignore_methods = [\"GET\"]", "it does not count: the method is one of `signals.ignore_methods`"),
+    ] {
+        let explanation = explained(&format!("[defaults.signals]\n{config}\n"), PEER, "429\nRetry-After: 5", "1");
+        let field = &explanation.response.unwrap().fields[0];
+        assert_eq!((field.decides, &*field.because), (false, expected));
+    }
+    let call = explained("", PEER, "200\ncontent-type: application/grpc\ngrpc-status: 8", "1").response.unwrap();
+    assert_eq!(call.why, "gRPC status 8, which counts as 429, is one of `signals.statuses`");
+}
+
+#[test]
+fn a_level_without_a_route_for_the_path_is_told_of_once() {
+    let config = "[[host]]\nmatch = [\"peer.example\"]\n[[host.level]]\nname = \"l\"\nby = [\"header:x-a\", \"path\"]\n\
+                  routes = [\"/a/*\"]\n";
+    let notes = |url: &str| explained(config, url, "429", "1").notes;
+    let beside = notes("http://peer.example/b");
+    assert_eq!(beside, ["the path fits none of the routes of level `l`, so the request has no key there"]);
+    let within = notes("http://peer.example/a/b");
+    assert!(matches!(&*within, [one] if one.starts_with("no `x-a` of the request was given")), "{within:?}");
+}
+
+#[test]
+fn a_bound_is_said_of_what_it_holds() {
+    let shown = |config: &str, response: &str| text(&explained(config, PEER, response, "2"));
+    for (config, response, expected) in [
+        ("", "429\nRetry-After: 120", "the host (retry_after_seconds), our ladder cut by `cooldown.max_overwait`\n"),
+        ("", "429\nRetry-After: 0", "our ladder, which begins at `cooldown.min_cooldown`\n"),
+        ("", "429\nRetry-After: 40", "our ladder, cut by `cooldown.max_overwait`\n"),
+        ("", "429\nRetry-After: 7200", "the host (retry_after_seconds), cut by `cooldown.max_retry_after`\n"),
+    ] {
+        let shown = shown(config, response);
+        assert!(shown.contains(expected), "{response}: {shown}");
+    }
+    let idle = shown("", "timeout");
+    assert!(idle.contains("failure 2 in a row") && !idle.contains("In all"), "{idle}");
+}
+
 fn snapshot(key: &Key, machine: &Cooldown, now: Instant) -> Snapshot {
     let policy = crate::core::policy::Policy::default();
     let table = crate::table::Table::new(1, move |_: &Key| (std::sync::Arc::new(policy.clone()), ()), ());
@@ -325,6 +413,10 @@ fn a_bad_question_is_told_what_was_expected_and_repeats_no_secret() {
     let many = vec!["a: b".to_owned(); 65];
     let blank = || Written { url: PEER, ..Written::default() };
     for (written, expected) in [
+        (
+            Written { url: "http://münchen.example/", ..blank() },
+            "`url`: expected a URL or a host, such as `https://peer.example/path`: expected an ASCII host name",
+        ),
         (Written { url: "http://user:s3cret@peer.example", ..blank() }, "`url`: expected a URL or a host"),
         (Written { url: "ftp://peer.example", ..blank() }, "`url`: expected a URL or a host"),
         (Written { url: "group:uploads", ..blank() }, "`url`: expected a URL or a host"),

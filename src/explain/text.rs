@@ -85,7 +85,14 @@ impl Page {
     /// The answer in a sentence or two.
     fn lead(&mut self, explanation: &Explanation) {
         let of = |key: &KeyPart| key.state.as_ref().and_then(|state| state.remaining_seconds).unwrap_or_default();
-        let longest = explanation.keys.iter().max_by(|one, other| of(one).total_cmp(&of(other)));
+        // Where the mode holds nothing back a freeze still does, however short.
+        let holds = |key: &KeyPart| {
+            explanation.policy.mode == "enforce" || key.state.as_ref().is_some_and(|state| state.frozen)
+        };
+        let longest = explanation
+            .keys
+            .iter()
+            .max_by(|one, other| holds(one).cmp(&holds(other)).then_with(|| of(one).total_cmp(&of(other))));
         match longest.and_then(|key| Some((key, key.state.as_ref()?))) {
             _ if !explanation.running => {}
             Some((key, state)) if state.state == "cooling" => {
@@ -238,7 +245,7 @@ impl Page {
         let heads = ["answer", "after", "step", "waits", "decided by"].map(str::to_owned);
         let rows: Vec<[String; 5]> = std::iter::once(heads).chain(schedule.rows.iter().map(row)).collect();
         self.table(&rows);
-        if !is_single {
+        if !is_single && schedule.total_seconds > 0.0 {
             self.say(&format!("In all {}.", of_seconds(schedule.total_seconds)));
         }
     }
@@ -288,7 +295,8 @@ fn table(matched: &Matched) -> String {
 fn row(row: &Row) -> [String; 5] {
     let decided = match (&row.decided_by, row.failures) {
         (Some(decided), _) => {
-            let bounds = row.bounds.iter().map(|bound| format!(", {} `{}`", acts(bound), clean(bound)));
+            let bounds =
+                row.bounds.iter().map(|bound| format!(", {} `{}`", acts_on_the_way(decided, bound), clean(bound)));
             format!("{}{}", said_by(decided), bounds.collect::<String>())
         }
         (None, Some(failures)) => format!("failure {failures} in a row"),
@@ -316,6 +324,18 @@ fn said_by(source: &str) -> String {
 /// What a bound does.
 fn acts(bound: &str) -> &'static str {
     if bound == "cooldown.min_cooldown" { "raised by" } else { "cut by" }
+}
+
+/// What a bound does where it need not be what decided that it holds: the host's wait and our ladder have bounds of their
+/// own, and the longer of the two is what is waited.
+fn acts_on_the_way(decided: &str, bound: &str) -> &'static str {
+    match (decided, bound) {
+        ("ladder", "cooldown.min_cooldown") => "which begins at",
+        ("ladder", "cooldown.max_retry_after") => "the host's wait cut by",
+        ("ladder" | "breaker", _) => "cut by",
+        (_, "cooldown.max_overwait" | "cooldown.max_backoff") => "our ladder cut by",
+        _ => acts(bound),
+    }
 }
 
 fn of_seconds(seconds: f64) -> String {

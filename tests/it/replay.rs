@@ -236,6 +236,8 @@ fn where_nothing_can_be_read_the_command_fails_and_says_why() {
     let origin_form = b"::1 - - [21/Nov/2026:15:22:19 +0000] \"GET / HTTP/1.1\" 429 5 \"-\" \"-\"\n";
     let message = failed(&["-"], origin_form, 1);
     assert!(message.contains("found 1 line without a host; say what the log is about with `--host "), "{message}");
+    let long = failed(&["-"], &vec![b'x'; 2 << 20], 1);
+    assert!(long.contains("found 1 line longer than 1 MiB"), "{long}");
     let gzip = failed(&["-"], b"\x1f\x8b\x08\x00\x00", 1);
     assert!(gzip.contains("expected text, found gzip; unpack it on the way: `zcat "), "{gzip}");
     let missing = failed(&["/nonexistent/access\u{1b}.log"], b"", 1);

@@ -359,6 +359,56 @@ fn paths_tell_tables_of_one_pattern_apart_unless_they_tie() {
 }
 
 #[test]
+fn two_scopes_of_one_value_are_refused() {
+    let scope = |field: &str, equals: &str| {
+        format!("[[host.signals.scope]]\nfield = \"{field}\"\nequals = \"{equals}\"\nlevel = \"host\"\n")
+    };
+    let (error, line, _) = only(&(host("") + &scope("x-scope", "global") + &scope("X-Scope", "Global ")));
+    assert!(error.message().contains("each value of `x-scope` once, found `Global` twice"), "{error}");
+    assert!(line > 6, "{line}");
+    good(&(host("") + &scope("x-scope", "global") + &scope("x-scope", "user") + &scope("x-bucket", "global")));
+}
+
+#[test]
+fn a_route_that_never_applies_is_a_warning() {
+    let warnings = |routes: &str| {
+        let level = format!("level = [{{ name = \"l\", by = [\"path\"], routes = [{routes}] }}]");
+        parse(&host(&level)).unwrap().warnings
+    };
+    assert_eq!(
+        warnings("\"/*\", \"/a/{b}\""),
+        ["the route `/a/{b}` of level `l` never applies: `/*` stands before it and fits all its paths"]
+    );
+    assert_eq!(warnings("\"/a/{b}\", \"/a/{c}\"").len(), 1);
+    assert!(warnings("\"/a/{b}\", \"/a/b/c\", \"/a/*\", \"/*\"").is_empty());
+    for preset in ["github", "discord", "openai", "anthropic", "azure", "slack", "shopify", "mastodon"] {
+        let loaded = parse(&host(&format!("preset = \"{preset}\""))).unwrap();
+        assert!(loaded.warnings.is_empty(), "{preset}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
+fn a_body_rule_that_says_more_than_the_host_may_is_a_warning() {
+    let rule = |cooldown: &str, cools: &str, more: &str| {
+        let rule = format!(
+            "signals.body = [{{ name = \"b\", conditions = [{{ text = \"x\" }}], cooldown = \"{cooldown}\", cools = \"{cools}\" }}]"
+        );
+        parse(&(host(&rule) + more)).unwrap().warnings
+    };
+    assert_eq!(
+        rule("2h", "host", ""),
+        ["the body rule `b` says 2h, and is cut to the 1h of `cooldown.max_retry_after`"]
+    );
+    assert!(rule("1h", "host", "").is_empty());
+    assert!(rule("2h", "level", "[host.cooldown]\nmax_retry_after = \"2h\"\n").is_empty());
+    let group = |most: &str| {
+        format!("[[host]]\nmatch = [\"b.example\"]\ngroup = \"g\"\n[host.cooldown]\nmax_retry_after = \"{most}\"\n")
+    };
+    assert_eq!(rule("2h", "group:g", &group("90m")).len(), 1);
+    assert!(rule("2h", "group:g", &group("1day")).is_empty());
+}
+
+#[test]
 fn an_upgrade_is_of_the_host_as_a_whole() {
     let (error, line, _) = only(&host("paths = [\"/v1/*\"]\ntls.upgrade = true"));
     assert_eq!(line, 4);
