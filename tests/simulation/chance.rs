@@ -64,7 +64,7 @@ pub(crate) fn any_signal(rng: &mut Rng) -> Outcome {
     let hint = wait.map(|wait| Hint { wait, source });
     let reason = if hint.is_some() && rng.u8(..4) == 0 { Reason::Unavailable } else { Reason::RateLimited };
     let received = wait.map(|wait| format!("{wait:?}").into_boxed_str());
-    // What comes off the ladder always has a hint.
+    // Off the ladder with a hint; what happens without one is always the same, and a unit test of the state machine.
     match rng.u8(..10) {
         0 if hint.is_some() => Outcome::OffLadder(Signal { reason: Reason::BackendBusy, hint, received }),
         1 if hint.is_some() => Outcome::OffLadder(Signal { reason, hint, received }),

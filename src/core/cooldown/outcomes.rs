@@ -21,7 +21,7 @@ impl Cooldown {
     ) {
         match outcome {
             Outcome::Signal(signal) => self.climb(policy, signal, now, draw, events),
-            Outcome::OffLadder(signal) => self.cool_for_hint(policy, signal, now, draw, events),
+            Outcome::OffLadder(signal) => self.cool_off_ladder(policy, signal, now, draw, events),
             Outcome::Success => {
                 self.reset_steps();
                 self.ramp_success();
@@ -80,7 +80,7 @@ impl Cooldown {
             }
             Outcome::OffLadder(signal) => {
                 events.push(Event::ProbeEnded(ProbeResult::Limited));
-                self.cool_for_hint(policy, signal, now, draw, events);
+                self.cool_off_ladder(policy, signal, now, draw, events);
             }
             Outcome::Success | Outcome::Connected => self.probe_succeeded(policy, admission, outcome, now, events),
             Outcome::Exhausted(signal) => {
@@ -141,6 +141,16 @@ impl Cooldown {
         if let Outcome::Signal(signal) | Outcome::OffLadder(signal) = outcome {
             self.cool_for_hint(policy, signal, now, draw, events);
         }
+    }
+
+    /// A cooldown without a step: as long as the hint says, or as long as the first step is.
+    fn cool_off_ladder(&mut self, policy: &Policy, signal: &Signal, now: Instant, draw: u64, events: &mut Events) {
+        if signal.hint.is_some() {
+            return self.cool_for_hint(policy, signal, now, draw, events);
+        }
+        let length = backoff::signal_delay(&policy.cooldown, None, 1, draw).length;
+        let live = Self::live(signal, None, Source::Ladder, now, length, draw);
+        self.cool(self.state(now), live, (0, false), events);
     }
 
     /// A cooldown as long as the hint says, without a step.

@@ -1311,6 +1311,25 @@ fn a_summary_names_the_phase_and_the_deadline() {
     assert_eq!(phase(&key), (5, false, false, Some((at(111), Reason::Manual)), Some(at(111))));
 }
 
+// ---------------------------------------------------------------- 4.3, signals off the ladder
+
+#[test]
+fn clause_4_3_a_signal_off_the_ladder_without_a_hint_is_always_the_first_step() {
+    let Outcome::Signal(signal) = limited(None) else { panic!("a signal") };
+    let shared = Outcome::OffLadder(signal);
+    let mut key = Fixture::new();
+    key.exchange(&shared, 100);
+    assert_eq!((key.deadline(100), key.view(100).rate_step), (160, 0));
+    for start in [160, 220, 280] {
+        key.exchange(&shared, start);
+        assert_eq!((key.deadline(start), key.view(start).rate_step), (start + 60, 0));
+    }
+    // What was sent before counts, and changes nothing.
+    let (mut key, older) = Fixture::cooling(100, 90);
+    key.observe(older, &shared, 110);
+    assert_eq!(key.deadline(110), 190);
+}
+
 // ---------------------------------------------------------------- the check itself
 
 #[test]

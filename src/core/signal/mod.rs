@@ -280,8 +280,8 @@ pub enum Outcome {
     Connected,
     /// The host says "slow down".
     Signal(Signal),
-    /// A signal that counts by its hint alone, of which there is always one: it opens or extends a cooldown and is no step
-    /// of the ladder. That is what another holdoff on the way passes on, for one signal of the host would be a step at every
+    /// A signal that is no step of the ladder: it opens or extends a cooldown for its hint, or without one opens it for as
+    /// long as the first step is. That is what another holdoff on the way passes on, for one signal of the host would be a step at every
     /// one of them (SPEC 2.13); what a rule about bodies says (SPEC 2.11); and a limit of which a host says that others use
     /// it up, too (SPEC 4.3).
     OffLadder(Signal),
