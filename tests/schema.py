@@ -66,13 +66,14 @@ def uncommented():
 
 
 def leaves(node, path=()):
-    """Every key of the schema that is no table: its path, `*` for an entry of a list or a name, and its node."""
+    """Every key of the schema of one type that is no table: its path, `*` for an entry of a list or a name, and its node."""
     for name, child in node.get("properties", {}).items():
         yield from leaves(child, (*path, name))
     entry = node.get("items", node.get("additionalProperties"))
     if isinstance(entry, dict) and "properties" in entry:
         yield from leaves(entry, (*path, "*"))
-    elif node["type"] != "object" or isinstance(entry, dict):
+    # A key that takes values of several types has no type of its own.
+    elif "type" in node and (node["type"] != "object" or isinstance(entry, dict)):
         yield path, node
 
 

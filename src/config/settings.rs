@@ -413,15 +413,24 @@ pub struct HostSettings {
     pub timeouts: Timeouts,
 }
 
+/// The most bytes of paths that the scope of their key shows.
+const MAX_PATHS_SHOWN: usize = 200;
+
 impl HostSettings {
-    /// The scope of the key of a table with `paths`: `paths=/v1/*`, and `,+2` where there are two more. No two tables of a
-    /// host have a path in common. Empty for a table without paths.
+    /// The scope of the key of a table with `paths`: `paths=/v1/*,/beta`. Where they are many, the first of them, how many
+    /// more there are, and a number that tells them from others. Empty for a table without paths.
     pub fn scope(&self) -> String {
-        match self.paths.as_slice() {
-            [] => String::new(),
-            [path] => format!("paths={}", path.as_str()),
-            [path, more @ ..] => format!("paths={},+{}", path.as_str(), more.len()),
+        let paths: Vec<&str> = self.paths.iter().map(Template::as_str).collect();
+        let Some((first, more)) = paths.split_first() else { return String::new() };
+        let all = paths.join(",");
+        if all.len() <= MAX_PATHS_SHOWN {
+            return format!("paths={all}");
         }
+        // FNV-1a: it must be the same tomorrow, and is no secret.
+        let number = all
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("paths={first},+{}~{number:016x}", more.len())
     }
 
     /// The policy of the levels: the breaker stands at the host alone (SPEC 4.3).

@@ -464,3 +464,26 @@ fn a_well_known_host_without_a_preset_is_hinted_at() {
         assert!(hints(matched, "").is_empty(), "{matched}");
     }
 }
+
+#[test]
+fn tables_with_other_paths_have_another_key_however_many_they_are() {
+    let scope = |paths: &[String]| {
+        let text = format!("[[host]]\nmatch = [\"peer.example\"]\npaths = {paths:?}\n");
+        let settings = parse(&text).unwrap().settings;
+        let scope = settings.hosts.hosts[0].settings.scope();
+        let key = Key::parse("https://peer.example").unwrap().scoped(&scope).unwrap();
+        assert!(std::sync::Arc::ptr_eq(settings.hosts.of_key(&key).1, &settings.hosts.hosts[0].settings), "{key}");
+        scope
+    };
+    let few = |last: &str| scope(&["/v1/*".to_owned(), last.to_owned()]);
+    assert_eq!(few("/a"), "paths=/v1/*,/a");
+    assert_ne!(few("/a"), few("/b"));
+    let many = |last: &str| {
+        let mut paths: Vec<String> = (0..40).map(|number| format!("/part-{number}/*")).collect();
+        paths.push(last.to_owned());
+        scope(&paths)
+    };
+    assert!(many("/a").starts_with("paths=/part-0/*,+40~") && many("/a").len() < 50, "{}", many("/a"));
+    assert_eq!(many("/a"), many("/a"));
+    assert_ne!(many("/a"), many("/b"));
+}
