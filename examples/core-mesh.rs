@@ -141,6 +141,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             initial: Duration::from_secs(5),
             growth: 1.0,
             max: Duration::from_secs(5),
+            ..BreakerLimits::default()
         },
         ..Policy::default()
     };

@@ -13,9 +13,11 @@
 //! | feature | adds | crates taken along |
 //! |---|---|---|
 //! | none | [`core`]: what a response says, what follows, the state machine of one key | 4 |
+//! | `fields` | the IETF fields `RateLimit` and `RateLimit-Policy`, and durations and timestamps that vendors write | 14 |
+//! | `body` | [`core::signal::body`]: rules about the bodies of responses | 22 |
 //! | `table` | [`table`]: many keys without a lock on the path of a request, the clocks, permits | 12 |
 //! | `tower` | [`layer`], and `table` | 15 |
-//! | `sidecar` (default) | the program, and `table` | all |
+//! | `sidecar` (default) | the program, `fields`, `body` and `table` | all |
 //!
 //! ```toml
 //! holdoff = { version = "0.1", default-features = false, features = ["tower"] }
@@ -81,6 +83,8 @@ pub mod cli;
 #[cfg(feature = "sidecar")]
 pub mod config;
 #[cfg(feature = "sidecar")]
+pub mod explain;
+#[cfg(feature = "sidecar")]
 pub mod intercept;
 #[cfg(feature = "sidecar")]
 pub mod metrics;
@@ -90,6 +94,8 @@ pub mod observe;
 pub mod proxy;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
+#[cfg(feature = "sidecar")]
+pub mod state;
 #[cfg(feature = "sidecar")]
 pub mod synthetic;
 #[cfg(feature = "sidecar")]

@@ -18,11 +18,12 @@ use crate::config::settings::{HostTarget, Settings};
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::intercept::{AuthorityError, Interception};
 use crate::metrics::{Metrics, Pool};
-use crate::observe::Transitions;
+use crate::observe::{LogLimit, Transitions};
 use crate::proxy::egress::Egress;
 use crate::proxy::listener;
 use crate::proxy::shared::{Host, Lifecycle, Shared};
 use crate::proxy::upstream::{TlsSetupError, Upstreams};
+use crate::state::{self, Secret, SecretError};
 use crate::table::{Table, clock};
 
 /// How often time passes for keys that nobody asks for, so that the end of a cooldown by quiet time is told.
@@ -42,7 +43,7 @@ impl Sidecar {
     /// When an address cannot be opened, a CA file cannot be read, or the certificate authority of interception cannot be
     /// used.
     pub async fn start(settings: Settings) -> Result<Running, StartError> {
-        let shared = Arc::new(share(settings));
+        let shared = Arc::new(share(settings)?);
         let settings = Arc::clone(&shared.settings);
         let proxy = listener::Server::bind(Arc::clone(&shared)).await.map_err(StartError::Proxy)?;
         let admin = admin::Server::bind(Arc::clone(&shared)).await.map_err(StartError::Admin)?;
@@ -77,19 +78,44 @@ impl Sidecar {
     }
 }
 
-fn share(settings: Settings) -> Shared {
+fn share(settings: Settings) -> Result<Shared, SecretError> {
     let settings = Arc::new(settings);
     let name = settings.listen.name.clone().unwrap_or_else(|| format!("holdoff-{:08x}", clock::draw() >> 32));
     let metrics = Metrics::new(&settings.metrics, configured_hosts(&settings).into_iter());
     let attach = {
         let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&metrics));
         move |key: &Key| {
-            let host = Arc::clone(settings.hosts.resolve(key));
-            (Arc::clone(&host.policy), Host::new(host, metrics.host(key)))
+            let (policy, host) = settings.hosts.of_key(key);
+            let divides = key.scope().is_empty() && !key.is_group() && settings.hosts.divides(key);
+            (policy, Host::new(Arc::clone(host), metrics.host(key), divides))
         }
     };
     let table = Arc::new(Table::new(settings.limits.max_keys, attach, Transitions::default()));
-    Shared { name, settings, table, metrics, lifecycle: Lifecycle::default() }
+    let secret = secret(&settings)?;
+    Ok(Shared { name, settings, secret, table, metrics, matches: LogLimit::default(), lifecycle: Lifecycle::default() })
+}
+
+/// What credentials are hashed with. Where none are, and where nothing can be kept, it lives as long as the program.
+fn secret(settings: &Settings) -> Result<Secret, SecretError> {
+    if let Some(path) = &settings.state.secret_file {
+        return Secret::open(path);
+    }
+    if settings.hash_credentials() {
+        match state::directory(None, |name| std::env::var_os(name)).map(|state| Secret::open(&state.join("secret"))) {
+            Some(Ok(secret)) => return Ok(secret),
+            Some(Err(error @ SecretError::Io { .. })) => tracing::warn!(
+                %error,
+                "credentials are hashed with a secret that lives as long as this program; say where one may be kept: \
+                 `[state] secret_file`"
+            ),
+            Some(Err(error)) => return Err(error),
+            None => tracing::warn!(
+                "nothing says where the secret may be kept that credentials are hashed with, so that it lives as long as \
+                 this program; say where: `[state] secret_file`"
+            ),
+        }
+    }
+    Secret::fresh()
 }
 
 /// Hosts that the configuration names, which have a metric label of their own before any other.
@@ -228,6 +254,14 @@ pub enum StartError {
     Tls(TlsSetupError),
     /// The certificate authority of interception cannot be made or used.
     Intercept(AuthorityError),
+    /// What credentials are hashed with cannot be read or made.
+    Secret(SecretError),
+}
+
+impl From<SecretError> for StartError {
+    fn from(error: SecretError) -> Self {
+        Self::Secret(error)
+    }
 }
 
 impl From<TlsSetupError> for StartError {
@@ -249,6 +283,7 @@ impl fmt::Display for StartError {
             Self::Admin(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
             Self::Intercept(error) => error.fmt(f),
+            Self::Secret(error) => error.fmt(f),
         }
     }
 }
@@ -260,6 +295,7 @@ impl std::error::Error for StartError {
             Self::Admin(error) => error.source(),
             Self::Tls(error) => error.source(),
             Self::Intercept(error) => error.source(),
+            Self::Secret(error) => error.source(),
         }
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use holdoff::core::cooldown::{Event, ProbeResult};
 use holdoff::core::decision::{Freeze, Reason, State};
 use holdoff::core::key::Key;
-use holdoff::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy};
+use holdoff::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
 use holdoff::core::signal::{Failure, Outcome};
 use holdoff::core::time::{Instant, UnixTime};
 use holdoff::layer::{
@@ -404,6 +404,45 @@ async fn statuses_that_are_no_signal_cool_nothing() {
     }
     let shown = holdoff.snapshot(&key(PEER)).unwrap();
     assert_eq!((shown.successes, shown.last_status, shown.last_error), (4, Some(501), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_of_an_ignored_method_cools_nothing_and_one_of_another_method_does() {
+    let (mut client, mut host, holdoff) = client(policy(|policy| policy.signals.ignore_methods = vec![Method::POST]));
+    for (method, expected) in [(Method::POST, State::Clear), (Method::GET, State::Cooling)] {
+        let request = Request::builder().method(method).uri(PEER).body(()).unwrap();
+        let future = start(&mut client, request).await;
+        sent(&mut host).send_response(answer(429, Some("120")));
+        assert_eq!(end(future).await.unwrap().status(), 429);
+        assert_eq!(state(&holdoff, PEER), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_answer_that_was_the_last_cools_by_a_jittered_hint_and_counts_as_a_success() {
+    let (holdoff, told) = {
+        let told = Told::default();
+        let holdoff = Holdoff::builder()
+            .policy(Policy { signals: SignalRules { proactive: true, ..SignalRules::default() }, ..Policy::default() })
+            .unwrap()
+            .clock(RuntimeClock::drawing(u64::MAX))
+            .on_event({
+                let told = Arc::clone(&told);
+                move |key, event| told.lock().unwrap().push((key.to_string(), event.clone()))
+            })
+            .build();
+        (holdoff, told)
+    };
+    let (inner, mut host) = tower_test::mock::pair();
+    let mut client = HoldoffLayer::sharing(&holdoff).layer(inner);
+    let last = Response::builder().header("ratelimit", "\"d\";r=0;t=100").body(Vec::new()).unwrap();
+    exchange(&mut client, &mut host, PEER, last).await;
+    let [(_, Event::Started { reason: Reason::QuotaExhausted, length, .. })] = &told.lock().unwrap()[..] else {
+        panic!("expected a cooldown")
+    };
+    assert!(*length > Duration::from_secs(109), "{length:?}");
+    let shown = holdoff.snapshot(&key(PEER)).unwrap();
+    assert!(shown.last_success.is_some() && shown.last_error.is_none());
 }
 
 #[tokio::test(start_paused = true)]

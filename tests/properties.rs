@@ -17,14 +17,19 @@ use holdoff::core::classify;
 use holdoff::core::cooldown::{Cooldown, Events};
 use holdoff::core::decision::{Decision, Purpose, Reason, Source, State};
 use holdoff::core::key::{Key, KeyRef, Scheme};
-use holdoff::core::policy::{BreakerLimits, CooldownLimits, Hintless, Ladder, Policy, SignalRules};
+use holdoff::core::policy::{
+    BreakerLimits, CooldownLimits, FieldRule, Hintless, Ladder, Policy, ScopeRule, SignalRules, Unit,
+};
 use holdoff::core::signal::date::{host_clock, http_date};
 use holdoff::core::signal::retry_after::{self, Context};
-use holdoff::core::signal::{Cause, Failure, Hint, MAX_RECEIVED, MAX_WAIT, Outcome, Signal, printable};
+use holdoff::core::signal::vendor;
+use holdoff::core::signal::{
+    Cause, Failure, FailureClass, Hint, MAX_RECEIVED, MAX_WAIT, Outcome, Signal, printable, rate_limit,
+};
 use holdoff::core::time::{Instant, UnixTime};
 use holdoff::table::{Table, Verdict};
 use http::header::{AGE, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -64,6 +69,42 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
         Just(b"\t ".to_vec()),
         "[0-9]{1,30}".prop_map(String::into_bytes),
         vec(any::<u8>(), 0..4),
+    ];
+    vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const SCOPE: HeaderName = HeaderName::from_static("x-ratelimit-scope");
+
+fn unit() -> impl Strategy<Value = Unit> {
+    proptest::sample::select(&Unit::ALL[..])
+}
+
+/// What vendors write, pieces of it, and anything else.
+fn vendor_value() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just(b"0".to_vec()),
+        Just(b"6m0s".to_vec()),
+        Just(b"8.64s".to_vec()),
+        Just(b"1795168830.123".to_vec()),
+        Just(b"2026-11-20T10:01:00.5+01:00".to_vec()),
+        Just(b"PT1M30S".to_vec()),
+        "[0-9]{1,30}".prop_map(String::into_bytes),
+        "[-+.,:TZPhms ]{1,2}".prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..4),
+    ];
+    vec(piece, 0..4).prop_map(|pieces| pieces.concat())
+}
+
+/// Structured fields, whole and broken.
+fn quotas() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        6 => "\"[a-c]\";r=[0-1];t=[0-9]{1,16}".prop_map(String::into_bytes),
+        3 => "\"[a-c]\";q=[0-9]{1,3}(;w=[0-9]{1,3})?".prop_map(String::into_bytes),
+        4 => Just(b", ".to_vec()),
+        1 => ";(pk|r|t|x)=(:cHM=:|-1|0|1.5|\"y\")".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..4),
     ];
     vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
@@ -119,8 +160,9 @@ prop_compose! {
         initial in some_duration(),
         growth in 1.0..=100.0,
         max in any_duration(),
+        classes in any::<bool>(),
     ) -> BreakerLimits {
-        BreakerLimits { failure_threshold, failure_window, initial, growth, max: max.max(initial) }
+        BreakerLimits { failure_threshold, failure_window, initial, growth, max: max.max(initial), classes }
     }
 }
 
@@ -137,13 +179,23 @@ fn signal(wait: Option<Duration>) -> Outcome {
     Outcome::Signal(Signal { reason: Reason::RateLimited, hint, received: None })
 }
 
+fn hinted(reason: Reason, wait: Duration) -> Signal {
+    Signal { reason, hint: Some(Hint { wait, source: Source::VendorReset }), received: None }
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    prop_oneof![Just(Failure::Refused), Just(Failure::Timeout), Just(Failure::Tls), Just(Failure::Status(503))]
+}
+
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
+        1 => any_duration().prop_map(|wait| Outcome::OffLadder(hinted(Reason::BackendBusy, wait))),
+        2 => any_duration().prop_map(|wait| Outcome::Exhausted(hinted(Reason::QuotaExhausted, wait))),
         3 => Just(Outcome::Success),
         1 => Just(Outcome::Answered),
         1 => Just(Outcome::Connected),
         1 => Just(Outcome::Neutral),
-        2 => Just(Outcome::Failing(Failure::Timeout)),
+        2 => failure().prop_map(Outcome::Failing),
         2 => Just(signal(None)),
         4 => any_duration().prop_map(|wait| signal(Some(wait))),
     ]
@@ -359,10 +411,158 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_in_a_vendors_field_are_a_bounded_wait_or_none(
+        text in vendor_value(), left in proptest::option::of(vendor_value()), unit in unit(), wall in any::<u64>(),
+        date in proptest::option::of(any::<u64>()), is_limited in any::<bool>(),
+    ) {
+        let wall = UnixTime::from_millis(wall);
+        let context = Context { wall, date: date.map(UnixTime::from_millis), fractional: false };
+        let alone = vendor::wait(&text, unit, &context);
+        let rules = [FieldRule { reset: RESET, unit, remaining: left.is_some().then_some(LEFT) }];
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(RESET, Some(&text)), (LEFT, left.as_ref())] {
+            if let Some(Ok(value)) = value.map(|value| HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        }
+        let reading = vendor::read(&rules, &headers, &context, is_limited);
+        prop_assert!(reading.hint.is_none_or(|hint| hint.wait <= MAX_WAIT));
+        prop_assert_eq!(reading.hint.is_some(), reading.rule.is_some());
+        prop_assert!(reading.hint.is_none() || left.is_some() || is_limited, "nothing says that nothing is left");
+        if let (None, true, false, true) = (&left, is_limited, text.contains(&b','), headers.contains_key(RESET)) {
+            prop_assert_eq!(reading.hint.map(|hint| hint.wait), alone.ok().map(|wait| wait.min(MAX_WAIT)));
+            prop_assert_eq!(reading.hint.is_some(), !reading.reset.iter().any(|cause| cause != Cause::Saturated));
+        }
+    }
+
+    #[test]
+    fn a_larger_number_in_a_vendors_field_is_never_a_shorter_wait(
+        one in "[0-9]{1,25}", other in "[0-9]{1,25}", parts in ("(\\.[0-9]{1,6})?", "(\\.[0-9]{1,6})?"), wall in any::<u64>(),
+        unit in prop_oneof![
+            Just(Unit::Seconds), Just(Unit::Milliseconds), Just(Unit::EpochSeconds), Just(Unit::EpochMilliseconds),
+        ],
+    ) {
+        let size = |number: &str| number.parse::<u128>().unwrap();
+        let (less, more) = if size(&one) <= size(&other) { (one, other) } else { (other, one) };
+        let context = Context { wall: UnixTime::from_millis(wall), date: None, fractional: false };
+        let wait = |text: String| vendor::wait(text.as_bytes(), unit, &context).unwrap();
+        let (with_part, more_with_part) = (format!("{less}{}", parts.0), format!("{more}{}", parts.1));
+        let is_more = size(&less) < size(&more);
+        let (alone, with_part, more) = (wait(less), wait(with_part), wait(more_with_part));
+        prop_assert!(alone <= with_part && (!is_more || with_part <= more));
+    }
+
+    #[test]
+    fn a_longer_duration_is_never_a_shorter_wait(one in 0_u64..10_000_000, other in 0_u64..10_000_000) {
+        let text = |millis: u64| format!("{}h{}m{}.{:03}s", millis / 3_600_000, millis / 60_000 % 60, millis / 1000 % 60, millis % 1000);
+        for millis in [one, other] {
+            let wait = vendor::wait(text(millis).as_bytes(), Unit::Duration, &context(None, false));
+            prop_assert_eq!(wait, Ok(Duration::from_millis(millis)), "{}", text(millis));
+        }
+    }
+
+    #[test]
+    fn a_time_written_out_is_the_same_in_every_unit(secs in 0..=LAST_SECOND - 86_400, wall in 0..=LAST_SECOND) {
+        let context = Context { wall: UnixTime::from_secs(wall), date: None, fractional: false };
+        let date = rfc3339(secs);
+        let expected = Ok(Duration::from_secs(secs.saturating_sub(wall)));
+        prop_assert_eq!(vendor::wait(date.as_bytes(), Unit::Rfc3339, &context), expected, "{}", &date);
+        prop_assert_eq!(vendor::wait(date.as_bytes(), Unit::Iso8601, &context), expected, "{}", &date);
+        prop_assert_eq!(vendor::wait(secs.to_string().as_bytes(), Unit::EpochSeconds, &context), expected);
+    }
+
+    #[test]
+    fn any_bytes_in_the_fields_of_the_ietf_are_a_bounded_wait_or_none(
+        limits in vec(quotas(), 0..3), policies in vec(quotas(), 0..2),
+    ) {
+        let reading = rate_limit::read(limits.iter().map(Vec::as_slice), policies.iter().map(Vec::as_slice));
+        prop_assert!(reading.hint.is_none_or(|hint| hint.wait <= MAX_WAIT && hint.source == Source::RateLimit));
+        prop_assert_eq!(reading.hint.is_some(), reading.window.is_some());
+        let is_odd = reading.limit.iter().any(|cause| cause != Cause::Saturated);
+        prop_assert!(!(is_odd && reading.hint.is_some()), "a field that is odd is ignored as a whole");
+        let alone = rate_limit::read(limits.iter().map(Vec::as_slice), []);
+        prop_assert_eq!(alone.hint, reading.hint, "a policy names no wait");
+    }
+
+    #[test]
+    fn one_more_exhausted_quota_is_never_a_shorter_wait(waits in vec(0_u64..=999_999_999_999_999, 1..6)) {
+        let mut text = String::new();
+        let mut before = None;
+        for (at, wait) in waits.iter().enumerate() {
+            let comma = if at > 0 { ", " } else { "" };
+            text.push_str(&format!("{comma}\"q{at}\";r=0;t={wait}"));
+            let hint = rate_limit::read([text.as_bytes()], []).hint.map(|hint| hint.wait);
+            prop_assert!(hint >= before && hint.is_some_and(|hint| hint >= Duration::from_secs(*wait).min(MAX_WAIT)));
+            before = hint;
+        }
+    }
+
+    #[test]
+    fn any_head_with_every_rule_on_is_read_and_holds_what_each_outcome_promises(
+        status in 100_u16..1000, retry_after in proptest::option::of(value()), reset in vendor_value(),
+        left in proptest::option::of(vendor_value()), limit in quotas(), unit in unit(), scope in "[a-c]{1}", trust in any::<bool>(),
+        ignored in any::<bool>(),
+    ) {
+        let rules = SignalRules {
+            limited_with_hint: vec![StatusCode::FORBIDDEN],
+            trust_hints: trust,
+            proactive: true,
+            fields: vec![FieldRule { reset: RESET, unit, remaining: Some(LEFT) }],
+            scopes: vec![
+                ScopeRule { field: SCOPE, equals: "A".into(), level: "host".into(), step: true },
+                ScopeRule { field: SCOPE, equals: "B".into(), level: "route".into(), step: false },
+            ],
+            ..SignalRules::default()
+        };
+        let mut headers = HeaderMap::new();
+        let fields = [(RETRY_AFTER, retry_after), (RESET, Some(reset)), (LEFT, left), (rate_limit::RATE_LIMIT, Some(limit)), (SCOPE, Some(scope.clone().into_bytes()))];
+        for (name, value) in fields {
+            if let Some(Ok(value)) = value.map(|value| HeaderValue::from_bytes(&value)) {
+                headers.append(name, value);
+            }
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        let reading = classify::response(&rules, status, &headers, WALL);
+        prop_assert!(reading.hint_seen.is_none_or(|hint| hint.wait <= MAX_WAIT));
+        prop_assert_eq!(reading.scope, reading.outcome.signal().and_then(|_| ["a", "b"].iter().position(|known| *known == scope)));
+        match &reading.outcome {
+            Outcome::Signal(_) => prop_assert!(scope != "b"),
+            Outcome::OffLadder(_) => prop_assert!(scope == "b"),
+            Outcome::Exhausted(signal) => {
+                prop_assert!(status.is_success() || status.is_redirection());
+                prop_assert!(trust && signal.hint.is_some_and(|hint| !hint.wait.is_zero()));
+                prop_assert_eq!(signal.reason, Reason::QuotaExhausted);
+            }
+            _ => {}
+        }
+        if let Some(signal) = reading.outcome.signal() {
+            prop_assert_eq!(signal.hint, reading.hint_seen.filter(|_| trust));
+            let shown = signal.received.as_deref().unwrap_or_default();
+            prop_assert!(shown.len() <= MAX_RECEIVED && shown.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+        }
+        if ignored {
+            prop_assert!(reading.of_ignored_method().outcome.signal().is_none());
+        } else {
+            let relayed = reading.relayed().outcome;
+            let by_hint = matches!(&relayed, Outcome::OffLadder(signal) if signal.hint.is_some());
+            prop_assert!(by_hint || relayed == Outcome::Neutral);
+        }
+    }
+
+    #[test]
     fn what_is_shown_of_the_wire_is_printable_and_bounded(bytes in vec(any::<u8>(), 0..300), limit in 0_usize..300) {
         let shown = printable(&bytes, limit);
         prop_assert!(shown.len() <= limit && shown.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
     }
+}
+
+/// A time as RFC 3339 writes it, by a calendar that is not the one under test.
+fn rfc3339(secs: u64) -> String {
+    let date = httpdate::fmt_http_date(SystemTime::from(UnixTime::from_secs(secs)));
+    let [_, day, month, year, time, _] = date.split(' ').collect::<Vec<_>>()[..] else { return date };
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = 1 + months.iter().position(|known| *known == month).unwrap();
+    format!("{year}-{month:02}-{day}T{time}Z")
 }
 
 // ---------------------------------------------------------------- keys
@@ -443,11 +643,18 @@ proptest! {
     }
 
     #[test]
-    fn a_breaker_delay_is_within_its_cap(limits in breaker(), jitter in 0.0..=1.0, step in any::<u32>(), draw in any::<u64>()) {
-        let delay = breaker_delay(&limits, jitter, step, draw);
-        prop_assert!(delay.length <= limits.max);
+    fn a_breaker_delay_is_within_its_cap(
+        limits in breaker(), class in prop_oneof![
+            Just(FailureClass::Transient), Just(FailureClass::Recoverable), Just(FailureClass::Severe),
+        ],
+        jitter in 0.0..=1.0, step in any::<u32>(), draw in any::<u64>(),
+    ) {
+        let ladder = limits.ladder(class);
+        let delay = breaker_delay(&ladder, jitter, step, draw);
+        prop_assert!(delay.length <= ladder.max && ladder.max <= limits.longest());
         // To the precision of a float.
-        prop_assert!(delay.length.as_secs_f64() >= limits.initial.as_secs_f64() * (1.0 - jitter) * (1.0 - 1e-9) - 2e-9);
+        prop_assert!(delay.length.as_secs_f64() >= ladder.initial.as_secs_f64() * (1.0 - jitter) * (1.0 - 1e-9) - 2e-9);
+        prop_assert!(limits.classes || (ladder.initial, ladder.max) == (limits.initial, limits.max));
     }
 
     #[test]
@@ -587,6 +794,93 @@ proptest! {
                 _ => {}
             }
             prop_assert!(table.stats().keys <= max_keys);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- bodies
+
+#[cfg(feature = "body")]
+#[expect(unreachable_pub, reason = "others use it from another crate")]
+#[path = "it/support/bodies.rs"]
+mod bodies;
+
+#[cfg(feature = "body")]
+mod body {
+    use super::*;
+
+    /// JSON with what the rules look for in most of its places.
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("0".to_owned()),
+            Just("-0.0".to_owned()),
+            Just("12".to_owned()),
+            Just("1e999".to_owned()),
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just(r#""failed""#.to_owned()),
+            Just(r#""background worker likely died""#.to_owned()),
+            Just(r#""x \u00e9 \ud83d""#.to_owned()),
+            "[a-z\"{},:\\[\\]]{0,4}",
+        ];
+        leaf.prop_recursive(4, 20, 4, |inner| {
+            let name = prop_oneof![Just("status"), Just("totalSegments"), Just("a"), Just("b"), Just("0")];
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+                vec((name, inner), 0..4).prop_map(|parts| {
+                    let parts: Vec<String> =
+                        parts.into_iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+                    format!("{{{}}}", parts.join(","))
+                }),
+            ]
+        })
+    }
+
+    fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
+        match coding {
+            "br" => {
+                let (mut out, mut body) = (Vec::new(), body);
+                brotli::BrotliCompress(&mut body, &mut out, &brotli::enc::BrotliEncoderParams::default()).unwrap();
+                out
+            }
+            "gzip" => {
+                let mut out = Vec::new();
+                let mut encoder = flate2::bufread::GzEncoder::new(body, flate2::Compression::fast());
+                std::io::Read::read_to_end(&mut encoder, &mut out).unwrap();
+                out
+            }
+            "zstd" => ruzstd::encoding::compress_to_vec(body, ruzstd::encoding::CompressionLevel::Fastest),
+            _ => body.to_vec(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config(500))]
+
+        #[test]
+        fn the_pieces_of_a_body_change_nothing_about_what_its_rules_say(
+            coding in prop_oneof![Just("identity"), Just("gzip"), Just("br"), Just("zstd"), Just("deflate")],
+            values in vec(value(), 1..4),
+            is_stream in any::<bool>(),
+            line_end in prop_oneof![Just("\n"), Just("\r"), Just("\r\n")],
+            sizes in (0_usize..400, 0_usize..400, 1_usize..100),
+            (at, noise, cut) in (any::<prop::sample::Index>(), vec(any::<u8>(), 0..3), any::<prop::sample::Index>()),
+        ) {
+            let body = if is_stream {
+                values.iter().map(|value| format!("data: {value}{line_end}{line_end}")).collect()
+            } else {
+                values.concat()
+            };
+            let mut body = coded(coding, body.as_bytes());
+            let at = at.index(body.len() + 1);
+            let end = (at + noise.len()).min(body.len());
+            body.splice(at..end, noise);
+            body.truncate(cut.index(2 * body.len() + 2));
+            let kind = if is_stream { "stream" } else { "json" };
+            let (prefix, decoded, size) = sizes;
+            for bounds in [format!("{prefix} {decoded}"), "16384 65536".to_owned()] {
+                bodies::check(&[format!("{coding} {kind} {bounds} {size}\n").as_bytes(), &body].concat());
+            }
         }
     }
 }

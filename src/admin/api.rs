@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use super::explain;
 use super::guard::{Arrival, Guard};
 use super::query::{Filter, FreezeFields, Query};
 use super::view::{Change, Cooldown, List, Listening, Problem, Totals, rfc3339};
@@ -34,6 +35,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_NOTES: usize = 1000;
 
 const COOLDOWNS: &str = "/api/v1/cooldowns";
+const EXPLAIN: &str = "/api/v1/explain";
 
 type Answer = Response<Full<Bytes>>;
 
@@ -111,9 +113,15 @@ impl Api {
                 self.apart(Self::metrics).await
             }
             (COOLDOWNS, Door::Admin) => self.cooldowns(peer, request).await,
+            (EXPLAIN, Door::Admin) => {
+                readable(&request)?;
+                let question = explain::question(request.uri().query().unwrap_or_default())
+                    .map_err(|detail| Refused::new(StatusCode::BAD_REQUEST, detail))?;
+                self.apart(move |api| json(&explain::explain(&api.shared, &question))).await
+            }
             (_, Door::Admin) => Err(Refused::new(
                 StatusCode::NOT_FOUND,
-                "expected one of `/livez`, `/readyz`, `/metrics`, `/api/v1/cooldowns`",
+                "expected one of `/livez`, `/readyz`, `/metrics`, `/api/v1/cooldowns`, `/api/v1/explain`",
             )),
             (_, Door::Metrics) => Err(Refused::new(
                 StatusCode::NOT_FOUND,
@@ -277,6 +285,9 @@ impl Api {
 
     fn freeze(&self, peer: &str, key: &Key, length: Duration, note: Option<String>) -> Result<Answer, Refused> {
         let (now, wall) = (clock::now(), clock::wall());
+        // A host may well be frozen before it is asked. What requests are divided into is copied, and copied wrong it holds
+        // nothing.
+        let is_unmet = (key.is_group() || !key.scope().is_empty()) && self.shared.table.find(key).is_none();
         let Some(freeze) = self.shared.table.freeze(key, length, now) else {
             return Err(self.refused(
                 &Method::PUT,
@@ -292,7 +303,9 @@ impl Api {
         let (changed, message) = match freeze {
             Freeze::Set { until: deadline } => {
                 let capped = if length > MAX_FREEZE { "; a freeze lasts at most 30 days, so it was cut" } else { "" };
-                (true, format!("`{key}` is frozen until {}{capped}", until(deadline)))
+                let unmet =
+                    if is_unmet { "; no request has had this key yet, compare it with `holdoff status`" } else { "" };
+                (true, format!("`{key}` is frozen until {}{capped}{unmet}", until(deadline)))
             }
             Freeze::AlreadyLonger { until: deadline } => {
                 (false, format!("nothing changed: `{key}` already cools for longer, until {}", until(deadline)))

@@ -11,6 +11,7 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /api/v1/cooldowns` | [`view::List`]; `state`, `reason`, `host` (its start), `only_connect`, `limit` (1000) choose; without them every key that is not plainly clear, had trouble, or is seen only as CONNECT; `all=true` every key |
 //! | `GET /api/v1/cooldowns?key=K` | [`view::Cooldown`]; 404 when the key is not known |
+//! | `GET /api/v1/explain?url=U` | [`crate::explain::view::Explanation`]: which settings and keys a request has, with `method`, `request_header` (repeated: `Name: value`); and what a response would start, with `status` (or the word of a failure), `header` (repeated), `times` |
 //! | `PUT /api/v1/cooldowns?key=K` | freezes; `for` (needed, at most 30 days) and `reason` in the query or as a JSON object; [`view::Change`], with `changed: false` when the key already cools for longer |
 //! | `DELETE /api/v1/cooldowns?key=K` | releases; without `key` all; [`view::Change`] |
 //!
@@ -38,6 +39,7 @@ use crate::metrics::{Bound, Listener};
 use crate::proxy::shared::Shared;
 
 mod api;
+mod explain;
 mod guard;
 pub(crate) mod query;
 pub mod view;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::config::diagnostic::mask_credentials;
 use crate::core::decision::{Reason, State};
 use crate::core::key::Key;
 
@@ -116,9 +117,24 @@ impl FreezeFields {
     }
 }
 
+/// How many characters of what was found are repeated.
+const MAX_FOUND: usize = 80;
+
 fn read_key(text: &str) -> Result<Key, String> {
-    Key::parse(text)
-        .map_err(|e| format!("`key`: expected a URL or a host such as `https://peer.example`, found `{text}`: {e}"))
+    Key::parse(text).map_err(|e| {
+        format!(
+            "`key`: expected a URL or a host such as `https://peer.example`, found `{}`: {e}",
+            cut(&mask_credentials(text))
+        )
+    })
+}
+
+/// What was found, short enough to be read.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_FOUND) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 fn word<T: Copy>(name: &str, value: &str, all: &[T], as_str: impl Fn(T) -> &'static str) -> Result<T, String> {
@@ -137,7 +153,7 @@ fn boolean(name: &str, value: &str) -> Result<bool, String> {
 }
 
 /// Undoes the encoding of forms: `+` is a space, `%` starts two hexadecimal digits.
-fn decode(text: &str) -> Result<Cow<'_, str>, String> {
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, String> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
     }
@@ -194,6 +210,8 @@ mod tests {
         assert_eq!(error("key=a&key=b"), "expected `key` once");
         assert!(error("key=ftp://a").starts_with("`key`: expected a URL or a host such as"));
         assert!(error("key=").starts_with("`key`: expected"));
+        assert!(!error("key=https://user:s3cret@a.example").contains("s3cret"));
+        assert!(error(&format!("key=a%23{}", "x".repeat(5000))).len() < 300, "what was found is cut");
         assert_eq!(error("state=open"), "`state`: expected one of `clear`, `cooling`, `probing`, found `open`");
         assert!(error("reason=x").starts_with("`reason`: expected one of `rate_limited`, "));
         assert_eq!(error("limit=-1"), "`limit`: expected a number, found `-1`");

@@ -11,8 +11,9 @@ use crate::core::decision::{Reason, Source};
 use crate::core::key::Key;
 use crate::core::signal::{Hint, Outcome, Signal};
 use crate::metrics::{Action, Metrics};
-use crate::observe::Transitions;
+use crate::observe::{LogLimit, Transitions};
 use crate::proxy::shared::{Host, Lifecycle};
+use crate::state::Secret;
 use crate::table::{Table, Verdict, clock};
 
 /// Nothing here takes longer.
@@ -48,11 +49,19 @@ fn shared(config: &str) -> Arc<Shared> {
     let metrics = Metrics::new(&settings.metrics, std::iter::empty());
     let (hosts, handles) = (settings.hosts.clone(), Arc::clone(&metrics));
     let attach = move |key: &Key| {
-        let host = Host::new(Arc::clone(hosts.resolve(key)), handles.host(key));
+        let host = Host::new(Arc::clone(hosts.resolve(key)), handles.host(key), false);
         (Arc::clone(&host.settings.policy), host)
     };
     let table = Arc::new(Table::new(settings.limits.max_keys, attach, Transitions::default()));
-    Arc::new(Shared { name: "holdoff-test".to_owned(), settings, table, metrics, lifecycle: Lifecycle::default() })
+    Arc::new(Shared {
+        name: "holdoff-test".to_owned(),
+        settings,
+        secret: Secret::fresh().unwrap(),
+        table,
+        metrics,
+        matches: LogLimit::default(),
+        lifecycle: Lifecycle::default(),
+    })
 }
 
 async fn start(config: &str) -> Running {
@@ -189,6 +198,13 @@ async fn an_operator_freezes_and_releases() {
     }
     assert_eq!(put("key=a.example", &"x".repeat(20_000)).await.status, 413);
 
+    let change: Change = put("key=group:nobody&for=1m", "").await.json();
+    assert!(change.message.ends_with("; no request has had this key yet, compare it with `holdoff status`"));
+    let change: Change = put("key=a.example%23route=typo&for=1m", "").await.json();
+    assert!(change.message.contains("no request has had this key yet"), "{}", change.message);
+    let change: Change = put("key=a.example%23route=typo&for=2m", "").await.json();
+    assert!(!change.message.contains("no request has had this key yet"), "known by now: {}", change.message);
+
     let delete = async |query: &str| ask(running.admin, &format!("DELETE /api/v1/cooldowns{query}"), "", "").await;
     assert_eq!(delete("?kye=a.example").await.status, 400, "a misspelt key must not release all");
     assert_eq!(
@@ -198,10 +214,10 @@ async fn an_operator_freezes_and_releases() {
     assert!(!delete("?key=a.example").await.json::<Change>().changed);
     assert!(!delete("?key=nobody.example").await.json::<Change>().changed);
     let change: Change = delete("").await.json();
-    assert_eq!((change.released, &*change.message), (1, "1 key is released"));
+    assert_eq!((change.released, &*change.message), (3, "3 keys are released"));
     let text = get(&running, "/metrics").await.body;
     for line in [
-        "holdoff_admin_actions_total{action=\"freeze\",result=\"ok\"} 3",
+        "holdoff_admin_actions_total{action=\"freeze\",result=\"ok\"} 6",
         "holdoff_admin_actions_total{action=\"freeze\",result=\"refused\"} 5",
         "holdoff_admin_actions_total{action=\"release\",result=\"ok\"} 3",
         "holdoff_admin_actions_total{action=\"release\",result=\"refused\"} 1",

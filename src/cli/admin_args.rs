@@ -27,6 +27,15 @@ pub(crate) struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// The same, for a command whose `--admin` is that of the configuration.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub(crate) fn of(admin: Option<&str>, token_file: Option<&str>) -> Result<Self, Error> {
+        let admin = admin.unwrap_or_default().parse().map_err(|error| Error::usage(format!("`--admin`: {error}")))?;
+        Ok(Self { admin, token_file: token_file.map(OsString::from) })
+    }
+
     /// The token, if a file is named.
     pub(crate) fn token(&self) -> Result<Option<String>, Error> {
         // An empty variable says nothing, as everywhere.

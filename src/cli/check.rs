@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArgs, Error, print, warn};
+use super::{ConfigArgs, Error, hint, print, warn};
 use crate::config::settings::Settings;
 use crate::intercept;
 use crate::table::clock;
@@ -18,6 +18,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let loaded = args.config.load()?;
     for warning in &loaded.warnings {
         warn(warning);
+    }
+    for each in &loaded.hints {
+        hint(each);
     }
     let intercept = &loaded.settings.intercept;
     if let Some(found) =

@@ -46,6 +46,10 @@ const FLAGS: &[Flag] = flags! {
     "ca-file" "HOLDOFF_CA_FILE" "upstream.ca_files" "FILE[,FILE]" "PEM files added to the trusted roots";
 };
 
+/// The flag for every key, and its variable.
+const SET: &str = "--set";
+const SET_ENV: &str = "HOLDOFF_SET";
+
 /// What a command that reads a configuration was told about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConfigArgs {
@@ -56,6 +60,11 @@ impl ConfigArgs {
     /// Reads and checks the configuration. Warnings are left to the caller: `run` logs them, `check` prints them.
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         Ok(config::load(&self.sources)?)
+    }
+
+    /// What the command line, else the environment, says of a key, as it was written.
+    pub(crate) fn said(&self, key: &str) -> Option<&str> {
+        self.sources.said(key)
     }
 }
 
@@ -69,7 +78,18 @@ impl clap::Args for ConfigArgs {
             .value_name("FILE")
             .value_parser(value_parser!(OsString))
             .help("The configuration [default: /etc/holdoff/holdoff.toml if it exists]");
-        FLAGS.iter().fold(command.arg(config), |command, flag| {
+        let set = Arg::new("set")
+            .long(SET.trim_start_matches('-'))
+            .env(SET_ENV)
+            .hide_env_values(true)
+            .value_name("KEY=VALUE")
+            .action(ArgAction::Append)
+            .help_heading("Configuration keys")
+            .help(
+                "Any key of the configuration, such as defaults.cooldown.max_backoff=10m; may be repeated, in the variable \
+                 one on each line. A key's own flag goes before it",
+            );
+        FLAGS.iter().fold(command.arg(config).arg(set), |command, flag| {
             let arg = Arg::new(flag.long)
                 .long(flag.long)
                 .env(flag.env)
@@ -102,6 +122,15 @@ impl FromArgMatches for ConfigArgs {
         for name in config::parent::VARIABLES {
             if let Ok(value) = std::env::var(name) {
                 sources.env(name, name, value);
+            }
+        }
+        // The variable's keys hold beside those of the flags, so it is not left to clap, which takes one of the two.
+        if let Some(said) = std::env::var_os(SET_ENV) {
+            sources.set_env(SET_ENV, &said.to_string_lossy());
+        }
+        if !from_env(matches, "set") {
+            for said in matches.get_many::<String>("set").into_iter().flatten() {
+                sources.set_flag(SET, said);
             }
         }
         for flag in FLAGS {

@@ -20,9 +20,11 @@ mod config;
 mod config_args;
 mod demo;
 mod exec;
+mod explain;
 mod freeze;
 mod health;
 mod release;
+mod replay;
 mod run;
 mod status;
 mod status_page;
@@ -64,8 +66,9 @@ enum Command {
     /// Check a configuration without running it.
     #[command(after_help = "Example:\n  holdoff check --config holdoff.toml")]
     Check(check::Args),
-    /// Print the default configuration, or the one in effect.
+    /// Print the default configuration, its schema, or the configuration in effect.
     #[command(after_help = "Examples:\n  holdoff config default > holdoff.toml\n  \
+                            holdoff config schema > holdoff.schema.json\n  \
                             HOLDOFF_MODE=observe holdoff config show --config holdoff.toml")]
     Config(config::Args),
     /// Make, show or export the certificate authority of TLS interception.
@@ -80,6 +83,16 @@ enum Command {
     /// Show which hosts are cooling, until when and why.
     #[command(after_help = "Examples:\n  holdoff status --watch\n  holdoff status --json")]
     Status(status::Args),
+    /// Explain what holds for a URL, and what a response would start.
+    #[command(after_help = "Examples:\n  holdoff explain https://peer.example/items\n  \
+                            holdoff explain https://peer.example --response 429 -H 'Retry-After: 120' --times 5\n  \
+                            holdoff explain https://peer.example --response timeout --times 8 -c holdoff.toml\n  \
+                            holdoff explain --running https://peer.example --response 503\n\n\
+                            Without --running it reads the configuration and needs no holdoff that runs. With it the \
+                            running one answers, by its own configuration and with what it knows of each key now; of the \
+                            configuration keys only --admin and --admin-token-file matter then. Nothing is asked of the \
+                            host, and nothing changes.")]
+    Explain(explain::Args),
     /// Leave a host alone for some time.
     #[command(after_help = "Example:\n  holdoff freeze https://peer.example --for 30m --reason \"maintenance\"")]
     Freeze(freeze::Args),
@@ -92,6 +105,10 @@ enum Command {
     /// Show what holdoff does: a throttling peer and naive nodes on loopback, without and with it.
     #[command(after_help = "Examples:\n  holdoff demo\n  holdoff demo --json")]
     Demo(demo::Args),
+    /// Say what holdoff would have saved, from access logs.
+    #[command(after_help = "Example:\n  holdoff replay --host https://api.example.com access.log\n\n\
+                            With --help: what is read, and what is printed.", after_long_help = replay::FORMATS)]
+    Replay(replay::Args),
 }
 
 impl Command {
@@ -103,10 +120,12 @@ impl Command {
             Self::Config(args) => config::run(args),
             Self::Ca(args) => ca::run(args),
             Self::Status(args) => status::run(args),
+            Self::Explain(args) => explain::run(args),
             Self::Freeze(args) => freeze::run(args),
             Self::Release(args) => release::run(args),
             Self::Health(args) => health::run(args),
             Self::Demo(args) => demo::run(args),
+            Self::Replay(args) => replay::run(args),
         }
     }
 }
@@ -234,6 +253,12 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 /// Writes a message to stderr.
 pub(crate) fn warn(message: &str) {
     let line = paint(&format!("warning: {message}\n"), colour(&io::stderr()));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Says to the operator what could be better.
+pub(crate) fn hint(message: &str) {
+    let line = paint(&format!("hint: {message}\n"), colour(&io::stderr()));
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 

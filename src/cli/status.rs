@@ -73,7 +73,7 @@ async fn picture(client: &Client, json: bool) -> Result<String, Error> {
 }
 
 /// The columns of the terminal; none when stdout is not one.
-fn width() -> Option<usize> {
+pub(super) fn width() -> Option<usize> {
     if !stdout().is_terminal() {
         return None;
     }

@@ -238,7 +238,7 @@ fn more(count: usize, shown: usize) -> String {
 }
 
 /// A key as short as `holdoff release` still reads it.
-fn short(key: &str) -> String {
+pub(super) fn short(key: &str) -> String {
     let key = clean(key);
     if let Some(host) = key.strip_prefix("https://") {
         return host.strip_suffix(":443").unwrap_or(host).to_owned();
@@ -247,12 +247,12 @@ fn short(key: &str) -> String {
 }
 
 /// A number of things.
-fn count(number: u64, thing: &str) -> String {
+pub(super) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A time span by its two largest units.
-fn span(secs: u64) -> String {
+pub(super) fn span(secs: u64) -> String {
     let parts = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
     let mut shown: Vec<_> = parts.iter().skip_while(|(count, _)| *count == 0).take(2).collect();
     if shown.len() == 2 && shown.last().is_some_and(|(count, _)| *count == 0) {
@@ -265,16 +265,16 @@ fn span(secs: u64) -> String {
 }
 
 /// A line cut to the width of the terminal.
-fn fit(line: &str, style: Style) -> String {
+pub(super) fn fit(line: &str, style: Style) -> String {
     format!("{}\n", cut(line, style.width.unwrap_or(usize::MAX)))
 }
 
-fn pad(text: &str, width: usize) -> String {
+pub(super) fn pad(text: &str, width: usize) -> String {
     let text = cut(text, width);
     format!("{text:<width$}")
 }
 
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
@@ -284,7 +284,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// Colours a text; a final end of line stays outside.
-fn paint(text: &str, code: &str, style: Style) -> String {
+pub(super) fn paint(text: &str, code: &str, style: Style) -> String {
     if !style.colour {
         return text.to_owned();
     }

@@ -1,6 +1,7 @@
 //! Checks of values that are good by themselves but not together: unsafe listeners, two on one address, patterns that tie.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::diagnostic::Diagnostic;
@@ -8,8 +9,10 @@ use super::hosts::{shadowed, target_text};
 use super::reader::{Reader, Section};
 use super::settings::{HostPattern, Hosts, ListenAddress, Settings, is_loopback};
 use super::tables::admits_everyone;
-use crate::core::key::Scheme;
-use crate::core::policy::PolicyError;
+use crate::core::key::{Key, Scheme};
+use crate::core::level::Template;
+use crate::core::policy::{Policy, PolicyError};
+use crate::core::signal::body::Cools;
 
 /// The most shadowed patterns named.
 const MAX_SHADOWED: usize = 20;
@@ -123,29 +126,152 @@ fn take(reader: &mut Reader<'_>, taken: &mut Vec<Taken>, address: SocketAddr, pa
     taken.push(Taken { address, path: path.map(str::to_owned), by });
 }
 
-/// Checks the patterns of all `[[host]]`: a tie is an error, one that can never apply a warning.
-pub(super) fn patterns(reader: &mut Reader<'_>, hosts: &Hosts) {
-    let mut seen: HashMap<_, (usize, usize)> = HashMap::new();
-    let mut all: Vec<&HostPattern> = Vec::new();
-    for (number, host) in hosts.hosts.iter().enumerate() {
-        for (index, pattern) in host.patterns.iter().enumerate() {
-            all.push(pattern);
-            let same = (target_text(&pattern.target), pattern.port, pattern.scheme);
-            if let Some((other, at)) = seen.insert(same, (number, index)) {
-                let place = reader.place_at(&format!("host.{number}.match"), Some(index));
-                let first = reader.place_at(&format!("host.{other}.match"), Some(at));
-                let message = format!("a tie: `{}` is matched twice, and neither is more specific", pattern.text);
-                let error = Diagnostic::new(place, message).note("the first stands at", first.as_ref());
-                reader.errors.push(error.help("remove one, or make one narrower by a port or a scheme"));
-            }
-        }
-    }
+/// Checks what all `[[host]]` say together: a tie is an error, a pattern that can never apply a warning, and those of one
+/// group must treat their key alike.
+pub(super) fn hosts(reader: &mut Reader<'_>, hosts: &Hosts) {
+    ties(reader, hosts);
     upgrades(reader, hosts);
+    groups(reader, hosts);
+    empty_groups(reader, hosts);
+    cut_rules(reader, hosts);
     if !reader.errors.is_empty() {
         return;
     }
+    let all: Vec<(&HostPattern, &[Template])> = hosts
+        .hosts
+        .iter()
+        .flat_map(|host| host.patterns.iter().map(|pattern| (pattern, host.settings.paths.as_slice())))
+        .collect();
+    routes(reader, hosts);
     for (pattern, by) in shadowed(&all).into_iter().take(MAX_SHADOWED) {
         reader.warnings.push(format!("the pattern `{}` never applies: it is shadowed by {by}", pattern.text));
+    }
+}
+
+/// Two tables with one pattern: the paths must say which of them applies.
+fn ties(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut seen: HashMap<_, Vec<(usize, usize)>> = HashMap::new();
+    for (number, host) in hosts.hosts.iter().enumerate() {
+        for (index, pattern) in host.patterns.iter().enumerate() {
+            let same = seen.entry((target_text(&pattern.target), pattern.port, pattern.scheme)).or_default();
+            let tie = same.iter().find_map(|&(other, at)| {
+                let paths = |number: usize| hosts.hosts.get(number).map(|host| host.settings.paths.as_slice());
+                let (ours, theirs) = (paths(number).unwrap_or_default(), paths(other).unwrap_or_default());
+                if other == number || (ours.is_empty() && theirs.is_empty()) {
+                    return Some((other, at, None));
+                }
+                let is_tie = |a: &Template, b: &Template| a.rank(b) == Ordering::Equal && a.overlaps(b);
+                let mut pairs = ours.iter().enumerate().flat_map(|(one, a)| {
+                    theirs.iter().enumerate().filter(move |(_, b)| is_tie(a, b)).map(move |(two, _)| (one, two))
+                });
+                Some((other, at, Some(pairs.next()?)))
+            });
+            same.push((number, index));
+            let Some((other, at, paths)) = tie else { continue };
+            let path = |number: usize, at: usize| hosts.hosts.get(number)?.settings.paths.get(at).map(Template::as_str);
+            let (place, first, message, help) = match paths {
+                None => (
+                    reader.place_at(&format!("host.{number}.match"), Some(index)),
+                    reader.place_at(&format!("host.{other}.match"), Some(at)),
+                    format!("a tie: `{}` is matched twice, and neither is more specific", pattern.text),
+                    "remove one, or make one narrower by a port, a scheme or `paths`",
+                ),
+                Some((one, two)) => (
+                    reader.place_at(&format!("host.{number}.paths"), Some(one)),
+                    reader.place_at(&format!("host.{other}.paths"), Some(two)),
+                    format!(
+                        "a tie: of `{}` the paths `{}` and `{}` may both fit, and neither is more specific",
+                        pattern.text,
+                        path(number, one).unwrap_or_default(),
+                        path(other, two).unwrap_or_default(),
+                    ),
+                    "remove one, or make one narrower",
+                ),
+            };
+            reader.errors.push(Diagnostic::new(place, message).note("the first stands at", first.as_ref()).help(help));
+        }
+    }
+}
+
+/// Tables of one group share a key, and a key has one policy; only what is read as a signal may differ.
+fn groups(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut seen: HashMap<&Key, (usize, &Policy)> = HashMap::new();
+    for (number, host) in hosts.hosts.iter().enumerate() {
+        let Some(group) = &host.settings.group else { continue };
+        let ours = &*host.settings.policy;
+        let &mut (other, theirs) = seen.entry(group).or_insert((number, ours));
+        let differs = [
+            ("mode", ours.mode != theirs.mode),
+            ("cooldown", ours.cooldown != theirs.cooldown),
+            ("breaker", ours.breaker != theirs.breaker),
+        ];
+        if let Some((what, _)) = differs.into_iter().find(|(_, differs)| *differs) {
+            let place = reader.place_at(&format!("host.{number}.group"), None);
+            let first = reader.place_at(&format!("host.{other}.group"), None);
+            let message = format!("the hosts of the group `{}` share one key, but not one `{what}`", group.host());
+            let error = Diagnostic::new(place, message).note("the first stands at", first.as_ref());
+            reader
+                .errors
+                .push(error.help("say the same in both, in a preset or in `[defaults]`, or give one another group"));
+        }
+    }
+}
+
+/// Groups that a body rule cools and no host is in.
+fn empty_groups(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let groups: HashSet<&str> =
+        hosts.hosts.iter().filter_map(|host| Some(host.settings.group.as_ref()?.host())).collect();
+    let mut told = HashSet::new();
+    for rule in hosts.all().flat_map(|settings| settings.bodies.iter()) {
+        if let Cools::Group(name) = &rule.cools
+            && !groups.contains(&**name)
+            && told.insert(name.clone())
+        {
+            reader.warnings.push(format!(
+                "the body rule `{}` cools the group `{name}`, and no `[[host]]` is in it (`group = \"{name}\"`)",
+                rule.name
+            ));
+        }
+    }
+}
+
+/// Routes that never apply: of a level the first that fits a path counts.
+fn routes(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut told = HashSet::new();
+    for level in hosts.all().flat_map(|settings| settings.levels.iter()) {
+        for (at, route) in level.routes.iter().enumerate() {
+            let Some(before) = level.routes.iter().take(at).find(|before| before.covers(route)) else { continue };
+            if told.len() < MAX_SHADOWED && told.insert((&level.name, route.as_str())) {
+                reader.warnings.push(format!(
+                    "the route `{}` of level `{}` never applies: `{}` stands before it and fits all its paths",
+                    route.as_str(),
+                    level.name,
+                    before.as_str()
+                ));
+            }
+        }
+    }
+}
+
+/// Checks that no body rule says more than the host may: its cooldown is a hint like others, and bounded like them.
+fn cut_rules(reader: &mut Reader<'_>, hosts: &Hosts) {
+    let mut told = HashSet::new();
+    for settings in hosts.all() {
+        for rule in settings.bodies.iter() {
+            let of_group = match &rule.cools {
+                Cools::Group(name) => Key::group(name).ok().map(|group| hosts.of_key(&group).0),
+                Cools::Host | Cools::Level => None,
+            };
+            let most = of_group.as_ref().unwrap_or(&settings.policy).cooldown.max_retry_after;
+            if rule.cooldown > most && told.insert((&rule.name, most)) {
+                reader.warnings.push(format!(
+                    "the body rule `{}` says {}, and is cut to the {} of `cooldown.max_retry_after`",
+                    rule.name,
+                    humantime::format_duration(rule.cooldown),
+                    humantime::format_duration(most)
+                ));
+            }
+        }
     }
 }
 
@@ -155,7 +281,14 @@ pub(super) fn patterns(reader: &mut Reader<'_>, hosts: &Hosts) {
 fn upgrades(reader: &mut Reader<'_>, hosts: &Hosts) {
     let plain = Scheme::Http.default_port();
     for (number, host) in hosts.hosts.iter().enumerate().filter(|(_, host)| host.settings.tls.upgrade) {
-        let is_said_here = reader.is_said(&format!("host.{number}.tls.upgrade"));
+        let key = format!("host.{number}.tls.upgrade");
+        let is_said_here = reader.is_said(&key);
+        if is_said_here && !host.settings.paths.is_empty() {
+            let place = reader.place_at(&key, None).or_else(|| reader.place_at(&format!("host.{number}.paths"), None));
+            let error = Diagnostic::new(place, "`upgrade`: expected in a `[[host]]` without `paths`");
+            reader.errors.push(error.help("a host is upgraded as a whole: write it in a table for all its paths"));
+            continue;
+        }
         for (index, pattern) in host.patterns.iter().enumerate() {
             let of_http = pattern.scheme != Some(Scheme::Https) && pattern.port.is_none_or(|port| port == plain);
             let why = match (pattern.scheme, pattern.port) {

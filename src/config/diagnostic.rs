@@ -269,6 +269,9 @@ impl ConfigErrors {
             Some(Place::Text { line, column, .. }) => (*line, *column),
             _ => (usize::MAX, 0),
         });
+        // What a preset says wrongly with its hosts is found with each of them.
+        self.errors
+            .dedup_by(|one, other| one.place.is_some() && one.place == other.place && one.message == other.message);
     }
 }
 

@@ -7,17 +7,25 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
+mod bodies;
 mod check;
 pub mod diagnostic;
+mod headers;
 mod hosts;
+mod levels;
 pub mod parent;
 mod pattern;
+mod policies;
+pub mod presets;
 mod reader;
+mod schema;
 pub mod secrets;
+mod set;
 pub mod settings;
 mod show;
+mod signals;
 mod tables;
 mod tls;
 mod value;
@@ -46,9 +54,11 @@ pub struct Sources {
 /// What the environment or a flag says of a key.
 #[derive(Clone, Debug)]
 struct Override {
-    key: &'static str,
+    key: String,
     text: String,
     origin: Origin,
+    /// Whether it is one of `--set`, which knows every key, and reads its value as a file does.
+    is_set: bool,
 }
 
 impl Sources {
@@ -60,19 +70,45 @@ impl Sources {
 
     /// Sets the key `key` (`listen.address`) to what the environment variable `name` says. An empty variable says nothing.
     /// Those of [`parent::VARIABLES`] are keys of their own, for `upstream.proxy_from_env`.
-    pub fn env(&mut self, key: &'static str, name: &'static str, text: impl Into<String>) -> &mut Self {
+    pub fn env(&mut self, key: &str, name: &'static str, text: impl Into<String>) -> &mut Self {
         let text = text.into();
         if !text.is_empty() {
-            self.overrides.push(Override { key, text, origin: Origin::Env(name) });
+            self.overrides.push(Override { key: key.to_owned(), text, origin: Origin::Env(name), is_set: false });
         }
         self
     }
 
     /// Sets the key `key` to what the flag `name` (`--listen`) says. Flags go before the environment, whatever the order of
     /// the calls.
-    pub fn flag(&mut self, key: &'static str, name: &'static str, text: impl Into<String>) -> &mut Self {
-        self.overrides.push(Override { key, text: text.into(), origin: Origin::Flag(name) });
+    pub fn flag(&mut self, key: &str, name: &'static str, text: impl Into<String>) -> &mut Self {
+        let (key, text, origin) = (key.to_owned(), text.into(), Origin::Flag(name));
+        self.overrides.push(Override { key, text, origin, is_set: false });
         self
+    }
+
+    /// Sets any key, as the flag `name` says: `defaults.cooldown.max_backoff=10m`. The value is TOML, or what a flag of the
+    /// key's own would take.
+    pub fn set_flag(&mut self, name: &'static str, said: &str) -> &mut Self {
+        self.overrides.push(set::split(said, Origin::Flag(name)));
+        self
+    }
+
+    /// [`Sources::set_flag`] for each line of an environment variable.
+    pub fn set_env(&mut self, name: &'static str, said: &str) -> &mut Self {
+        let lines = said.lines().filter(|line| !line.trim().is_empty());
+        self.overrides.extend(lines.map(|line| set::split(line, Origin::Env(name))));
+        self
+    }
+}
+
+impl Sources {
+    /// What a flag, else the environment, says of a key, as it was written.
+    pub fn said(&self, key: &str) -> Option<&str> {
+        let of = |is_flag| {
+            let is_meant = move |each: &&Override| each.key == key && matches!(each.origin, Origin::Flag(_)) == is_flag;
+            self.overrides.iter().rfind(is_meant).map(|each| each.text.as_str())
+        };
+        of(true).or_else(|| of(false))
     }
 }
 
@@ -85,6 +121,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What an operator should know but can be run with.
     pub warnings: Vec<String>,
+    /// What could be better, for `check`.
+    pub hints: Vec<String>,
     /// Every value with its origin, for `config show`.
     pub effective: Effective,
 }
@@ -95,6 +133,11 @@ pub struct Loaded {
 /// Everything that is wrong with it: as many errors as can be told apart in one run.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     load_or(sources, Path::new(DEFAULT_FILE))
+}
+
+/// The JSON Schema of the configuration, as `holdoff config schema` prints it.
+pub fn schema() -> String {
+    schema::document()
 }
 
 /// Reads and checks the text of a configuration, without file, environment and flags.
@@ -153,17 +196,20 @@ fn read(source: Option<&Source>, overrides: &[Override]) -> Result<Loaded, Confi
         Some((_, Ok(document))) => Some(document),
         Some((source, Err(error))) => return Err(syntax(source, &error).into()),
     };
-    let mut reader = Reader::new(source, overrides);
+    let set: Vec<Option<DeValue<'_>>> = set::values(overrides);
+    let mut reader = Reader::new(source, overrides, &set);
     let mut root = reader.root(document.as_ref().map(|document| document.get_ref()));
     let settings = tables::settings(&mut reader, &mut root);
     reader.finish(root);
     reader.report_unknown();
+    reader.report_unanswered();
     let Reader { mut errors, warnings, effective, .. } = reader;
     if !errors.is_empty() {
         errors.sort();
         return Err(errors);
     }
-    Ok(Loaded { settings, file: source.map(|source| source.path().to_owned()), warnings, effective })
+    let hints = presets::hints(&settings.hosts);
+    Ok(Loaded { settings, file: source.map(|source| source.path().to_owned()), warnings, hints, effective })
 }
 
 /// An error of the TOML itself.

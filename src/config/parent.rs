@@ -13,6 +13,7 @@ use toml::de::DeValue;
 use super::diagnostic::Diagnostic;
 use super::pattern;
 use super::reader::{Reader, Section};
+use super::schema::Schema;
 use super::secrets;
 use super::settings::{
     Credentials, HostPattern, HostTarget, ListenAddress, Parent, ParentScheme, Parents, Settings, is_loopback,
@@ -124,6 +125,10 @@ impl Setting for Url {
         let user = self.user.as_ref().map_or_else(String::new, |user| format!("{}@", encode(user)));
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         quote(&format!("{}://{user}{host}:{}", self.scheme.as_str(), self.port))
+    }
+
+    fn schema() -> Schema {
+        Schema::text(Some("^[A-Za-z0-9]+://"), &[])
     }
 }
 

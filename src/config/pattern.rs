@@ -182,6 +182,7 @@ pub(super) struct Upstream {
 impl Text for Upstream {
     const EXPECTED: &'static str =
         "a URL with scheme, host and, if wanted, port and path, such as `\"https://api.example.com\"`";
+    const PATTERN: Option<&'static str> = Some("^[Hh][Tt][Tt][Pp][Ss]?://");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -218,6 +219,7 @@ pub(super) struct PathPrefix(pub(super) String);
 
 impl Text for PathPrefix {
     const EXPECTED: &'static str = "a path, such as `\"/\"` or `\"/github\"`";
+    const PATTERN: Option<&'static str> = Some("^/");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         check_path(text)?;
@@ -250,6 +252,7 @@ pub(super) struct Name(pub(super) String);
 
 impl Text for Name {
     const EXPECTED: &'static str = "a name of at most 64 letters, digits, `-`, `.` and `_` that starts with a letter";
+    const PATTERN: Option<&'static str> = Some("^[A-Za-z][A-Za-z0-9._-]{0,63}$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');

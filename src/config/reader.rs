@@ -5,17 +5,21 @@
 //! calls which keys exist (so it can name the nearest one to a mistyped one), where each value came from (so that checks
 //! made later can point at it, and `config show` can say it), and goes on after an error, so that one run shows them all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Override;
 use super::diagnostic::{ConfigErrors, Diagnostic, Place, Source, nearest};
+use super::schema::Recorder;
+use super::set;
 use super::show::{Effective, Line, Table};
 use super::value::{Mismatch, Setting, describe};
+mod layers;
+
+pub(super) use layers::Below;
 
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub(super) enum Origin {
     Env(&'static str),
     /// A flag.
     Flag(&'static str),
+    /// A preset, and where it says so if it is one of the file's own.
+    Preset(Box<str>, Option<Range<usize>>),
 }
 
 /// What is remembered of a key that was read.
@@ -43,7 +49,7 @@ struct Known {
 /// A key nobody asked for.
 struct Unknown {
     name: String,
-    place: Range<usize>,
+    origin: Origin,
     label: String,
     known: Vec<&'static str>,
 }
@@ -52,6 +58,10 @@ struct Unknown {
 pub(super) struct Reader<'a> {
     source: Option<&'a Source>,
     overrides: &'a [Override],
+    /// What each of them is in TOML, see [`set::values`].
+    set: &'a [Option<DeValue<'a>>],
+    /// The keys of `--set` that are keys.
+    answered: HashSet<&'a str>,
     known: HashMap<String, Known>,
     unknown: Vec<Unknown>,
     /// Every key of every table, with the table's label.
@@ -59,6 +69,8 @@ pub(super) struct Reader<'a> {
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
     pub(super) effective: Effective,
+    /// Keeps what is asked for, if that is all that is wanted.
+    pub(super) recorder: Option<Recorder>,
 }
 
 /// One table, while it is read.
@@ -68,99 +80,109 @@ pub(super) struct Section<'a> {
     /// `[host.cooldown]`: as written.
     label: String,
     table: Option<&'a DeTable<'a>>,
+    /// The same table of the preset that it names: the file goes before it.
+    below: Option<Below<'a>>,
     /// The table's own place.
-    place: Option<Range<usize>>,
+    place: Option<Origin>,
+    /// Who said all of the table, where it is not the file.
+    said_by: Option<&'a Origin>,
     known: Vec<&'static str>,
     /// Keys that are absent are taken from elsewhere, and shown so.
     pub(super) inherits: bool,
 }
 
 impl Section<'_> {
+    /// The label of a table inside this one, without brackets.
+    fn label_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.label.trim_matches(['[', ']'])) }
+    }
+
+    /// As written: `[host.cooldown]`.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
     /// The path of a key, for [`Reader::origin`] and the like.
     pub(super) fn key(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
+
+    /// Where a value of this table comes from.
+    fn origin_of(&self, span: Range<usize>) -> Origin {
+        self.said_by.cloned().unwrap_or(Origin::File(span))
+    }
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(source: Option<&'a Source>, overrides: &'a [Override]) -> Self {
+    /// `set` is what [`set::values`] makes of the overrides.
+    pub(super) fn new(source: Option<&'a Source>, overrides: &'a [Override], set: &'a [Option<DeValue<'a>>]) -> Self {
         Self {
             source,
             overrides,
+            set,
+            answered: HashSet::new(),
             known: HashMap::new(),
             unknown: Vec::new(),
             keys: Vec::new(),
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
             effective: Effective::default(),
+            recorder: None,
         }
+    }
+
+    /// A reader of nothing, which keeps what it is asked for. Every list of tables has one entry.
+    pub(super) fn recording() -> Self {
+        Self { recorder: Some(Recorder::default()), ..Self::new(None, &[], &[]) }
     }
 
     /// The whole document.
     pub(super) fn root(&self, table: Option<&'a DeTable<'a>>) -> Section<'a> {
         let label = "the top level".to_owned();
-        Section { path: String::new(), label, table, place: None, known: Vec::new(), inherits: false }
+        Section {
+            path: String::new(),
+            label,
+            table,
+            below: None,
+            place: None,
+            said_by: None,
+            known: Vec::new(),
+            inherits: false,
+        }
     }
 
     /// A table inside another one.
     pub(super) fn section(&mut self, parent: &mut Section<'a>, name: &'static str) -> Section<'a> {
         parent.known.push(name);
-        let prefix = parent.label.trim_matches(['[', ']']).to_owned();
-        let label = if parent.path.is_empty() { format!("[{name}]") } else { format!("[{prefix}.{name}]") };
         let mut section = Section {
             path: parent.key(name),
-            label,
+            label: format!("[{}]", parent.label_of(name)),
             table: None,
+            below: parent.below.and_then(|below| below.table(name)),
             place: parent.place.clone(),
+            said_by: parent.said_by,
             known: Vec::new(),
             inherits: parent.inherits,
         };
+        if let Some(recorder) = &mut self.recorder {
+            recorder.table(&section.path);
+        }
         if let Some(value) = parent.table.and_then(|table| table.get(name)) {
             match value.get_ref() {
                 DeValue::Table(table) => {
                     section.table = Some(table);
-                    section.place = Some(value.span());
+                    section.place = Some(parent.origin_of(value.span()));
                 }
                 other => {
                     let message = format!("`{name}`: expected a table, found {}", describe(other));
-                    let error = Diagnostic::new(self.place(&value.span()), message);
+                    let place = self.place_of(&parent.origin_of(value.span()));
+                    let error = Diagnostic::new(place, message);
                     self.errors.push(error.help(format!("write `{}` and its keys below", section.label)));
                 }
             }
         }
         self.open(&section);
         section
-    }
-
-    /// The tables of a list of tables.
-    pub(super) fn list(&mut self, root: &mut Section<'a>, name: &'static str, inherits: bool) -> Vec<Section<'a>> {
-        root.known.push(name);
-        let Some(value) = root.table.and_then(|table| table.get(name)) else { return Vec::new() };
-        let mut sections = Vec::new();
-        let expected = |reader: &mut Self, value: &Spanned<DeValue<'_>>| {
-            let message = format!("`{name}`: expected a list of tables, found {}", describe(value.get_ref()));
-            let error = Diagnostic::new(reader.place(&value.span()), message);
-            reader.errors.push(error.help(format!("write `[[{name}]]` with double brackets, once for each")));
-        };
-        match value.get_ref() {
-            DeValue::Array(items) => {
-                for item in items {
-                    match item.get_ref() {
-                        DeValue::Table(table) => sections.push(Section {
-                            path: format!("{name}.{}", sections.len()),
-                            label: format!("[[{name}]]"),
-                            table: Some(table),
-                            place: Some(item.span()),
-                            known: Vec::new(),
-                            inherits,
-                        }),
-                        _ => expected(self, item),
-                    }
-                }
-            }
-            _ => expected(self, value),
-        }
-        sections
     }
 
     /// Notes that a table is read now: what follows is shown below its header.
@@ -185,6 +207,7 @@ impl<'a> Reader<'a> {
         name: &'static str,
         inherited: Option<T>,
     ) -> Option<T> {
+        self.record::<T>(section, name, inherited.as_ref());
         let (value, origin) = self.said(section, name, &|_: &T| Ok(()));
         let said = value.is_some();
         let value = value.or(inherited);
@@ -205,7 +228,11 @@ impl<'a> Reader<'a> {
         let expected = format!("a number from {} to {}", range.start(), range.end());
         let default = u64::try_from(default).unwrap_or(u64::MAX);
         let check = |value: &u64| if range.contains(value) { Ok(()) } else { Err(expected.clone()) };
-        usize::try_from(self.checked(section, name, default, check)).unwrap_or(usize::MAX)
+        let value = usize::try_from(self.checked(section, name, default, check)).unwrap_or(usize::MAX);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.bound(&section.key(name), &range);
+        }
+        value
     }
 
     /// The value of a key, checked by itself; the error of `check` says what is expected.
@@ -216,6 +243,7 @@ impl<'a> Reader<'a> {
         default: T,
         check: impl Fn(&T) -> Result<(), String>,
     ) -> T {
+        self.record(section, name, Some(&default));
         let (value, origin) = self.said(section, name, &check);
         let said = value.is_some();
         let value = value.unwrap_or(default);
@@ -223,6 +251,23 @@ impl<'a> Reader<'a> {
             self.show(section, name, Some(value.to_toml()), &origin);
         }
         value
+    }
+
+    fn record<T: Setting>(&mut self, section: &Section<'_>, name: &str, default: Option<&T>) {
+        if let Some(recorder) = &mut self.recorder {
+            // What is inherited is no default of the key's own.
+            let default = default.filter(|_| !section.inherits).map(Setting::to_toml);
+            recorder.key(&section.key(name), T::schema(), default.as_deref());
+        }
+    }
+
+    /// What the environment and the flags say of a key, and what that is in TOML where `--set` said it.
+    fn said_of<'p>(
+        &self,
+        path: &'p str,
+    ) -> impl Iterator<Item = (&'a Override, Option<&'a DeValue<'a>>)> + use<'a, 'p> {
+        let said = self.overrides.iter().zip(self.set).map(|(each, value)| (each, value.as_ref()));
+        said.filter(move |(each, _)| each.key == path)
     }
 
     /// What the sources say of a key, the last word winning. Every source is read, so that a bad value is an error even
@@ -237,11 +282,16 @@ impl<'a> Reader<'a> {
         section.known.push(name);
         let mut said = None;
         let mut known = Known::default();
+        // What is wrong in a preset is an error where it stands.
+        if let Some((value, below)) = section.below.and_then(|below| below.value(name))
+            && let Ok(value) = T::from_toml(value)
+            && check(&value).is_ok()
+        {
+            (said, known) = (Some(value), below);
+        }
         if let Some(value) = section.table.and_then(|table| table.get(name)) {
-            let span = value.span();
-            if let DeValue::Array(items) = value.get_ref() {
-                known.elements = items.iter().map(Spanned::span).collect();
-            }
+            known.origin = section.origin_of(value.span());
+            known.elements = if section.said_by.is_none() { elements(value.get_ref()) } else { Vec::new() };
             let read = T::from_toml(value.get_ref()).and_then(|read| match check(&read) {
                 Ok(()) => Ok(read),
                 Err(expected) => Err(Mismatch::new(expected, describe(value.get_ref()))),
@@ -249,25 +299,23 @@ impl<'a> Reader<'a> {
             match read {
                 Ok(value) => said = Some(value),
                 Err(mismatch) => {
-                    let at = mismatch.element.and_then(|index| known.elements.get(index)).unwrap_or(&span);
-                    let place = self.place(at);
+                    let element = mismatch.element.and_then(|index| known.elements.get(index));
+                    let place = element.map_or_else(|| self.place_of(&known.origin), |at| self.place(at));
                     self.mismatch(place, name, mismatch);
                     known.refused = true;
                 }
             }
-            known.origin = Origin::File(span);
         }
-        let overrides = self.overrides;
-        for each in overrides.iter().filter(|each| each.key == path) {
+        for (each, value) in self.said_of(&path) {
             let place = self.place_of(&each.origin);
-            let read = T::from_text(&each.text).and_then(|read| match check(&read) {
+            let read = self.read::<T>(each, value).and_then(|read| match check(&read) {
                 Ok(()) => Ok(read),
                 Err(expected) => Err(Mismatch::new(expected, super::value::quoted(&each.text))),
             });
             match read {
                 Ok(value) => said = Some(value),
                 Err(mismatch) => {
-                    self.mismatch(place, name, mismatch);
+                    self.mismatch(place, if each.is_set { &path } else { name }, mismatch);
                     known.refused = true;
                 }
             }
@@ -282,7 +330,17 @@ impl<'a> Reader<'a> {
         (said, origin)
     }
 
-    /// The list of a key to which a flag or the environment adds.
+    fn read<T: Setting>(&mut self, said: &'a Override, value: Option<&DeValue<'_>>) -> Result<T, Mismatch> {
+        if said.is_set {
+            self.answered.insert(&said.key);
+        }
+        match value {
+            Some(value) => set::read(value, &said.text),
+            None => T::from_text(&said.text),
+        }
+    }
+
+    /// The list of a key to which a flag or the environment adds; `--set` sets it.
     pub(super) fn added<T: Setting + Clone>(
         &mut self,
         section: &mut Section<'a>,
@@ -290,6 +348,7 @@ impl<'a> Reader<'a> {
         inherited: Vec<T>,
     ) -> Vec<T> {
         let path = section.key(name);
+        self.record(section, name, Some(&inherited));
         let before = self.errors.count();
         let mut values = Vec::new();
         let mut elements = Vec::new();
@@ -307,10 +366,15 @@ impl<'a> Reader<'a> {
             None => values.extend(inherited),
         }
         let mut last = origin;
-        for each in overrides.iter().filter(|each| each.key == path) {
-            match Vec::from_text(&each.text) {
+        for (each, value) in self.said_of(&path) {
+            if each.is_set {
+                (values, elements, origins) = (Vec::new(), Vec::new(), Vec::new());
+            }
+            match self.read(each, value) {
                 Ok(more) => values.extend::<Vec<T>>(more),
-                Err(mismatch) => self.mismatch(self.place_of(&each.origin), name, mismatch),
+                Err(mismatch) => {
+                    self.mismatch(self.place_of(&each.origin), if each.is_set { &path } else { name }, mismatch);
+                }
             }
             said = true;
             origins.push(self.origin_text(&each.origin));
@@ -370,7 +434,7 @@ impl<'a> Reader<'a> {
     /// Overrides of a key that adds to what the file says, with their places.
     pub(super) fn additions(&self, key: &str) -> impl Iterator<Item = &'a Override> + use<'a> {
         let key = key.to_owned();
-        self.overrides.iter().filter(move |each| each.key == key)
+        self.overrides.iter().filter(move |each| each.key == key && !each.is_set)
     }
 
     /// Ends a table: what was not asked for is not known.
@@ -384,7 +448,7 @@ impl<'a> Reader<'a> {
             if !section.known.contains(&name.get_ref().as_ref()) && self.unknown.len() < 1000 {
                 self.unknown.push(Unknown {
                     name: name.get_ref().chars().take(80).collect(),
-                    place: name.span(),
+                    origin: section.origin_of(name.span()),
                     label: section.label.clone(),
                     known: section.known.clone(),
                 });
@@ -395,9 +459,9 @@ impl<'a> Reader<'a> {
     /// Makes errors of the unknown keys, once every key is known.
     pub(super) fn report_unknown(&mut self) {
         for unknown in std::mem::take(&mut self.unknown) {
-            let Unknown { name, place, label, known } = unknown;
+            let Unknown { name, origin, label, known } = unknown;
             let message = format!("unknown key `{name}` in {}", code(&label));
-            let error = Diagnostic::new(self.place(&place), message);
+            let error = Diagnostic::new(self.place_of(&origin), message);
             let elsewhere = self.keys.iter().find(|(key, table)| *key == name && *table != label);
             self.errors.push(if let Some(near) = nearest(&name, known.iter().copied()) {
                 error.help(format!("did you mean `{near}`?"))
@@ -410,9 +474,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Makes errors of what `--set` names and nobody asked for.
+    pub(super) fn report_unanswered(&mut self) {
+        for each in self.overrides.iter().filter(|each| each.is_set && !self.answered.contains(each.key.as_str())) {
+            self.errors.push(set::unknown(each, self.place_of(&each.origin)));
+        }
+    }
+
     /// A key that must be there.
     pub(super) fn missing(&mut self, section: &Section<'_>, name: &str, example: &str) {
-        let place = section.place.as_ref().and_then(|place| self.place(place));
+        if section.is_of_preset() {
+            return;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.require(&section.path, name);
+        }
+        let place = self.place_of_table(section);
         let error = Diagnostic::new(place, format!("missing key `{name}` in {}", code(&section.label)));
         self.errors.push(error.help(format!("add `{name} = {example}`")));
     }
@@ -450,7 +527,13 @@ impl<'a> Reader<'a> {
 
     /// The place of a table's header.
     pub(super) fn place_of_table(&self, section: &Section<'_>) -> Option<Place> {
-        section.place.as_ref().and_then(|place| self.place(place))
+        section.place.as_ref().and_then(|place| self.place_of(place))
+    }
+
+    /// `holdoff.toml:12`. Other than a place it costs little, however long the line is.
+    pub(super) fn line_of_table(&self, section: &Section<'_>) -> Option<String> {
+        let (Some(source), Some(Origin::File(place))) = (self.source, &section.place) else { return None };
+        Some(format!("{}:{}", source.path().display(), source.line(place.start)))
     }
 
     pub(super) fn place(&self, range: &Range<usize>) -> Option<Place> {
@@ -460,8 +543,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn place_of(&self, origin: &Origin) -> Option<Place> {
         match origin {
-            Origin::Default => None,
-            Origin::File(range) => self.place(range),
+            Origin::Default | Origin::Preset(_, None) => None,
+            Origin::File(range) | Origin::Preset(_, Some(range)) => self.place(range),
             Origin::Env(name) => Some(Place::Env(name)),
             Origin::Flag(name) => Some(Place::Flag(name)),
         }
@@ -477,7 +560,16 @@ impl<'a> Reader<'a> {
             },
             Origin::Env(name) => format!("env {name}"),
             Origin::Flag(name) => format!("flag {name}"),
+            Origin::Preset(name, _) => format!("preset {name}"),
         }
+    }
+}
+
+/// Where the elements of a list stand.
+fn elements(value: &DeValue<'_>) -> Vec<Range<usize>> {
+    match value {
+        DeValue::Array(items) => items.iter().map(toml::Spanned::span).collect(),
+        _ => Vec::new(),
     }
 }
 

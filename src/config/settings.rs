@@ -10,8 +10,11 @@ use ipnet::IpNet;
 
 use super::hosts::Index;
 use crate::core::key::{Key, KeyRef, Scheme};
-use crate::core::policy::Policy;
+use crate::core::level::{By, Level, Template};
+use crate::core::policy::{BreakerLimits, Policy};
+use crate::core::signal::body::BodyRules;
 
+pub use super::tls::SanTemplate;
 pub use crate::synthetic::{Answer, AnswerFormat};
 
 /// The whole configuration, checked.
@@ -35,6 +38,8 @@ pub struct Settings {
     pub upstream: Upstream,
     /// What each host gets: `[defaults]`, and `[[host]]` in the order of the file.
     pub hosts: Hosts,
+    /// What is kept on disk.
+    pub state: State,
     /// Bounds.
     pub limits: Limits,
     /// How we end.
@@ -340,6 +345,8 @@ pub struct Hosts {
     pub defaults: Arc<HostSettings>,
     /// The `[[host]]` tables, each with its patterns.
     pub hosts: Vec<Host>,
+    /// Where each of them is: `holdoff.toml:12`.
+    pub places: Vec<Option<Box<str>>>,
     /// The patterns, by what they name; see [`Hosts::new`].
     /// Whether any of them says `tls.upgrade`.
     pub upgrade_some: bool,
@@ -384,14 +391,66 @@ pub enum HostTarget {
 /// The settings one host gets.
 #[derive(Clone, Debug)]
 pub struct HostSettings {
+    /// The preset that the table names.
+    pub preset: Option<Box<str>>,
+    /// The paths that the table is for; empty: all.
+    pub paths: Vec<Template>,
+    /// The key that the table's hosts share, if they do.
+    pub group: Option<Key>,
+    /// Levels narrower than the host, from wide to narrow.
+    pub levels: Arc<[Level]>,
     /// The decision core's part.
     pub policy: Arc<Policy>,
+    /// Signs of a busy host in the bodies of its answers.
+    pub bodies: Arc<BodyRules>,
+    /// What happens to a request while its key cools.
+    pub on_cooldown: OnCooldown,
     /// Synthetic answers.
     pub answer: Answer,
     /// TLS towards the host.
     pub tls: Tls,
     /// Timeouts.
     pub timeouts: Timeouts,
+}
+
+/// The most bytes of paths that the scope of their key shows.
+const MAX_PATHS_SHOWN: usize = 200;
+
+impl HostSettings {
+    /// The scope of the key of a table with `paths`: `paths=/v1/*,/beta`. Where they are many, the first of them, how many
+    /// more there are, and a number that tells them from others. Empty for a table without paths.
+    pub fn scope(&self) -> String {
+        let paths: Vec<&str> = self.paths.iter().map(Template::as_str).collect();
+        let Some((first, more)) = paths.split_first() else { return String::new() };
+        let all = paths.join(",");
+        if all.len() <= MAX_PATHS_SHOWN {
+            return format!("paths={all}");
+        }
+        // FNV-1a: it must be the same tomorrow, and is no secret.
+        let number = all
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("paths={first},+{}~{number:016x}", more.len())
+    }
+
+    /// The policy of the levels: the breaker stands at the host alone (SPEC 4.3).
+    pub fn level_policy(&self) -> Arc<Policy> {
+        if self.policy.breaker.failure_threshold == 0 {
+            return Arc::clone(&self.policy);
+        }
+        Arc::new(Policy { breaker: BreakerLimits::default(), ..Policy::clone(&self.policy) })
+    }
+}
+
+/// What happens to a request while its key cools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCooldown {
+    /// It is answered here.
+    #[default]
+    Answer,
+    /// Its connection is closed without an answer, for nodes that count a 429 as the item's failure but a broken
+    /// connection not.
+    Close,
 }
 
 /// `[defaults.tls]`
@@ -429,55 +488,6 @@ pub enum ExpectedSan {
     Uri(SanTemplate),
 }
 
-/// A name with places for the host: `{host}`, or one of its labels, `{host.1}` being the first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SanTemplate(String);
-
-impl SanTemplate {
-    /// Reads a template. `None`: a brace that belongs to no place.
-    pub fn new(text: &str) -> Option<Self> {
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (place, behind) = after.split_once('}')?;
-            if before.contains('}') || !(place == "host" || label(place).is_some()) {
-                return None;
-            }
-            rest = behind;
-        }
-        (!rest.contains('}') && !text.is_empty()).then(|| Self(text.to_owned()))
-    }
-
-    /// The template as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name for `host`. `None`: the host has no such label.
-    pub fn fill(&self, host: &str) -> Option<String> {
-        let mut out = String::new();
-        let mut rest = self.0.as_str();
-        while let Some((before, after)) = rest.split_once('{') {
-            let (place, behind) = after.split_once('}')?;
-            out.push_str(before);
-            out.push_str(match label(place) {
-                // An address has no labels.
-                Some(_) if host.parse::<IpAddr>().is_ok() => return None,
-                Some(number) => host.split('.').nth(number.checked_sub(1)?)?,
-                None => host,
-            });
-            rest = behind;
-        }
-        out.push_str(rest);
-        Some(out)
-    }
-}
-
-/// The number in `host.1`.
-fn label(place: &str) -> Option<usize> {
-    let digit = place.strip_prefix("host.")?;
-    (digit.len() == 1).then(|| digit.parse().ok()).flatten().filter(|&number| number > 0)
-}
-
 /// A TLS version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlsVersion {
@@ -502,6 +512,13 @@ pub struct Timeouts {
     pub tunnel_idle: Duration,
     /// The largest request body in bytes; 0: no bound.
     pub max_request_body: u64,
+}
+
+/// `[state]`
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What credentials are hashed with; `None`: a file in the state directory.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// `[limits]`
@@ -537,6 +554,12 @@ pub struct Shutdown {
 }
 
 impl Settings {
+    /// Whether any level is by a value that may be a credential.
+    pub fn hash_credentials(&self) -> bool {
+        let mut levels = self.hosts.all().flat_map(|settings| settings.levels.iter());
+        levels.any(|level| level.by.iter().any(|by| matches!(by, By::Header(_) | By::Query(_))))
+    }
+
     /// Whether every listener of the data path is on a loopback address.
     pub fn all_loopback(&self) -> bool {
         self.listen.address.iter().chain(self.reverse.iter().flat_map(|r| &r.address)).all(|a| is_loopback(a.ip()))

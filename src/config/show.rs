@@ -40,7 +40,7 @@ impl Effective {
 
     /// The table of `[defaults]` that a table of a host takes the rest from.
     fn base(&self, table: &Table) -> Option<&Table> {
-        if !table.inherits {
+        if !table.inherits || !table.path.starts_with("host.") {
             return None;
         }
         let path = match table.path.splitn(3, '.').nth(2) {
@@ -61,12 +61,16 @@ impl Effective {
 
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, table) in self.tables.iter().enumerate() {
+        // A table of a preset that says nothing is not there.
+        let is_there = |table: &&Table| !table.lines.is_empty() || !table.path.starts_with("preset.");
+        for (index, table) in self.tables.iter().filter(is_there).enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
             writeln!(f, "{}", table.header)?;
             let base = self.base(table).map(|base| base.lines.as_slice()).unwrap_or_default();
+            // Where a preset lies is decided by the table that names it: it is no value that is passed on.
+            let base: Vec<&Line> = base.iter().filter(|line| line.name != "preset").collect();
             for own in table.lines.iter().filter(|own| base.iter().all(|line| line.name != own.name)) {
                 own.write(f, "")?;
             }

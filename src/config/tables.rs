@@ -1,10 +1,8 @@
 //! Every table and key: its name, type, default and range. Each stands here once.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
@@ -12,28 +10,25 @@ use super::check;
 use super::diagnostic::{Diagnostic, mask_credentials};
 use super::parent::{self, Exempt};
 use super::pattern::{HostName, InterceptHost, Name, PathPrefix, Upstream as ReverseUpstream};
+use super::policies;
 use super::reader::{Reader, Section};
 use super::secrets;
 use super::settings::{
-    Admin, Answer, AnswerFormat, Egress, EgressRule, Host, HostPattern, HostSettings, Hosts, Intercept, Limits, Listen,
-    ListenAddress, Log, LogFormat, Metrics, Reverse, Settings, Shutdown, Timeouts, Tls, Upstream,
+    Admin, Egress, EgressRule, Hosts, Intercept, Limits, Listen, ListenAddress, Log, LogFormat, Metrics, Reverse,
+    Settings, Shutdown, State, Upstream,
 };
 use super::tls;
-use super::value::{Headers, HostHeader, Ports, Private, Setting, Size};
+use super::value::{HostHeader, Ports, Private, Setting, Size};
 use crate::core::key::{KeyRef, Scheme};
-use crate::core::policy::{BreakerLimits, CooldownLimits, Mode, Policy, SignalRules};
-
-/// The largest body of a synthetic answer.
-const MAX_BODY: usize = 64 << 10;
 
 /// How long a leaf certificate may be valid. Clients refuse more than 398 days.
 const LEAF_LIFETIME: std::ops::RangeInclusive<Duration> = seconds(3600)..=seconds(398 * 86_400);
 
-const fn seconds(count: u64) -> Duration {
+pub(super) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-fn more_than_zero(value: &Duration) -> Result<(), String> {
+pub(super) fn more_than_zero(value: &Duration) -> Result<(), String> {
     if value.is_zero() { Err("more than 0s".to_owned()) } else { Ok(()) }
 }
 
@@ -47,11 +42,12 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     let log = log(reader, root);
     let (egress, private) = egress(reader, root);
     let upstream = upstream(reader, root);
-    let hosts = hosts(reader, root);
+    let hosts = policies::read(reader, root);
+    let state = state(reader, root);
     let limits = limits(reader, root);
     let shutdown = shutdown(reader, root);
     let mut settings =
-        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, limits, shutdown };
+        Settings { listen, reverse, intercept, admin, metrics, log, egress, upstream, hosts, state, limits, shutdown };
     settings.egress.allow_private = match private {
         Private::Auto => settings.all_loopback(),
         Private::Allow => true,
@@ -59,7 +55,7 @@ pub(super) fn settings<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> S
     };
     check::listeners(reader, &settings, &reverse_keys);
     parent::check(reader, &mut settings);
-    check::patterns(reader, &settings.hosts);
+    check::hosts(reader, &settings.hosts);
     for reverse in &mut settings.reverse {
         upgrade(reverse, &settings.hosts);
     }
@@ -278,195 +274,11 @@ fn upstream<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Upstream {
     upstream
 }
 
-fn built_in() -> HostSettings {
-    HostSettings {
-        policy: Arc::new(Policy::default()),
-        answer: Answer::default(),
-        tls: Tls::default(),
-        timeouts: Timeouts {
-            connect: seconds(10),
-            tls: seconds(10),
-            head: Duration::ZERO,
-            body_idle: seconds(300),
-            tunnel_idle: seconds(3600),
-            max_request_body: 0,
-        },
-    }
-}
-
-fn hosts<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Hosts {
-    let mut section = reader.section(root, "defaults");
-    let defaults = Arc::new(host_settings(reader, &mut section, &built_in()));
-    if defaults.tls.insecure {
-        let place = reader.place_at("defaults.tls.insecure", None);
-        let error = Diagnostic::new(place, "`insecure`: expected `false` in `[defaults]`, found `true`");
-        reader.errors.push(error.help("name the hosts whose certificates need not be good: `[[host]]`, `[host.tls]`"));
-    }
+fn state<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> State {
+    let mut section = reader.section(root, "state");
+    let state = State { secret_file: reader.optional::<PathBuf>(&mut section, "secret_file", None) };
     reader.finish(section);
-    let mut hosts = Vec::new();
-    for mut section in reader.list(root, "host", true) {
-        reader.open(&section);
-        let patterns: Vec<HostPattern> = reader.get(&mut section, "match", Vec::new());
-        let key = section.key("match");
-        if !reader.is_said(&key) {
-            reader.missing(&section, "match", "[\"peer.example\"]");
-        } else if patterns.is_empty() && !reader.is_refused(&key) {
-            let place = reader.place_at(&key, None);
-            reader.errors.push(Diagnostic::new(place, "`match`: expected at least one pattern, found none"));
-        }
-        let settings = host_settings(reader, &mut section, &defaults);
-        if settings.tls.insecure {
-            let names: Vec<&str> = patterns.iter().map(|pattern| pattern.text.as_str()).collect();
-            reader.warnings.push(format!(
-                "`insecure` is on for {}: whoever is on the way can read and change everything; give the host's CA in \
-                 `[host.tls] ca_files` instead",
-                names.join(", ")
-            ));
-        }
-        hosts.push(Host { patterns, settings: Arc::new(settings) });
-        reader.finish(section);
-    }
-    Hosts::new(defaults, hosts)
-}
-
-/// The settings of `[defaults]` or of one `[[host]]`: what it does not say is that of `base`.
-fn host_settings<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, base: &HostSettings) -> HostSettings {
-    let policy = Policy {
-        mode: reader.get::<Mode>(section, "mode", base.policy.mode),
-        signals: signals(reader, section, &base.policy.signals),
-        cooldown: cooldown(reader, section, &base.policy.cooldown),
-        breaker: breaker(reader, section, &base.policy.breaker),
-    };
-    if let Err(error) = policy.check() {
-        check::policy(reader, section, &error, base.policy.check().is_ok());
-    }
-    let policy = if policy == *base.policy { Arc::clone(&base.policy) } else { Arc::new(policy) };
-    HostSettings {
-        policy,
-        answer: answer(reader, section, &base.answer),
-        tls: tls::read(reader, section, &base.tls),
-        timeouts: timeouts(reader, section, &base.timeouts),
-    }
-}
-
-fn signals<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &SignalRules) -> SignalRules {
-    let mut section = reader.section(parent, "signals");
-    let s = &mut section;
-    let signals = SignalRules {
-        statuses: reader.get(s, "statuses", base.statuses.clone()),
-        unavailable: reader.get(s, "unavailable", base.unavailable.clone()),
-        hintless: reader.get(s, "hintless", base.hintless),
-        trust_hints: reader.get(s, "trust_hints", base.trust_hints),
-        fractional_seconds: reader.get(s, "fractional_seconds", base.fractional_seconds),
-    };
-    reader.finish(section);
-    signals
-}
-
-fn cooldown<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &CooldownLimits) -> CooldownLimits {
-    let mut section = reader.section(parent, "cooldown");
-    let s = &mut section;
-    let cooldown = CooldownLimits {
-        min_cooldown: reader.get(s, "min_cooldown", base.min_cooldown),
-        default_cooldown: reader.get(s, "default_cooldown", base.default_cooldown),
-        growth: reader.get(s, "growth", base.growth),
-        max_backoff: reader.get(s, "max_backoff", base.max_backoff),
-        max_overwait: reader.get(s, "max_overwait", base.max_overwait),
-        max_retry_after: reader.get(s, "max_retry_after", base.max_retry_after),
-        ladder: reader.get(s, "ladder", base.ladder),
-        jitter: reader.get(s, "jitter", base.jitter),
-        hint_jitter: reader.get(s, "hint_jitter", base.hint_jitter),
-        probe_lease: reader.get(s, "probe_lease", base.probe_lease),
-        success_threshold: threshold(reader, s, "success_threshold", base.success_threshold, 1..=1000),
-        ramp: reader.get(s, "ramp", base.ramp),
-        quiet_time: reader.get(s, "quiet_time", base.quiet_time),
-    };
-    reader.finish(section);
-    cooldown
-}
-
-fn breaker<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &BreakerLimits) -> BreakerLimits {
-    let mut section = reader.section(parent, "breaker");
-    let s = &mut section;
-    let breaker = BreakerLimits {
-        failure_threshold: threshold(reader, s, "failure_threshold", base.failure_threshold, 0..=1000),
-        failure_window: reader.get(s, "failure_window", base.failure_window),
-        initial: reader.get(s, "initial", base.initial),
-        growth: reader.get(s, "growth", base.growth),
-        max: reader.get(s, "max", base.max),
-    };
-    reader.finish(section);
-    breaker
-}
-
-fn threshold<'a>(
-    reader: &mut Reader<'a>,
-    section: &mut Section<'a>,
-    name: &'static str,
-    default: u32,
-    range: std::ops::RangeInclusive<u64>,
-) -> u32 {
-    let default = usize::try_from(default).unwrap_or(usize::MAX);
-    u32::try_from(reader.count(section, name, default, range)).unwrap_or(u32::MAX)
-}
-
-fn answer<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Answer) -> Answer {
-    let mut section = reader.section(parent, "answer");
-    let s = &mut section;
-    let answer = Answer {
-        status: reader.optional::<StatusCode>(s, "status", base.status),
-        max_advertised: reader.optional::<Duration>(s, "max_advertised", base.max_advertised),
-        format: reader.get(s, "format", base.format),
-        body: reader.optional::<String>(s, "body", base.body.clone()),
-        content_type: reader.optional::<HeaderValue>(s, "content_type", base.content_type.clone()),
-        headers: reader.get(s, "headers", Headers(base.headers.clone())).0,
-        annotate: reader.get(s, "annotate", base.annotate),
-    };
-    let mut refuse = |key: &str, expected: &str| {
-        let place = reader.place_at(&s.key(key), None).or_else(|| reader.place_of_table(s));
-        reader.errors.push(Diagnostic::new(place, format!("`{key}`: expected {expected}")));
-    };
-    if answer.status.is_some_and(|status| !(status.is_client_error() || status.is_server_error())) {
-        refuse("status", "a status from 400 to 599: a request that was not sent has not succeeded");
-    }
-    if answer.max_advertised.is_some_and(|longest| longest < seconds(1)) {
-        refuse("max_advertised", "at least 1s, since `Retry-After` is in whole seconds and 0 means at once");
-    }
-    if answer.body.as_ref().is_some_and(|body| body.len() > MAX_BODY) {
-        refuse("body", "at most 64 KiB");
-    }
-    if answer.format == AnswerFormat::Custom && answer.body.is_none() && !reader.is_refused(&s.key("body")) {
-        let place = reader.place_at(&s.key("format"), None);
-        let error = Diagnostic::new(place, "`format`: expected `body` beside the format `\"custom\"`, found none");
-        reader.errors.push(error.help("add `body = \"…\"` and, if it is not plain text, `content_type`"));
-    }
-    // In `[defaults]` they may be meant for hosts that ask for the format.
-    if answer.format != AnswerFormat::Custom && s.inherits {
-        for key in ["body", "content_type"] {
-            if let Some(place) = reader.place_at(&s.key(key), None) {
-                let error =
-                    Diagnostic::new(Some(place), format!("`{key}`: expected beside `format = \"custom\"` only"));
-                reader.errors.push(error.help("add `format = \"custom\"`"));
-            }
-        }
-    }
-    reader.finish(section);
-    answer
-}
-
-fn timeouts<'a>(reader: &mut Reader<'a>, parent: &mut Section<'a>, base: &Timeouts) -> Timeouts {
-    let mut section = reader.section(parent, "timeouts");
-    let s = &mut section;
-    let timeouts = Timeouts {
-        connect: reader.checked(s, "connect", base.connect, more_than_zero),
-        tls: reader.checked(s, "tls", base.tls, more_than_zero),
-        head: reader.get(s, "head", base.head),
-        body_idle: reader.get(s, "body_idle", base.body_idle),
-        tunnel_idle: reader.get(s, "tunnel_idle", base.tunnel_idle),
-        max_request_body: reader.get(s, "max_request_body", Size(base.max_request_body)).0,
-    };
-    reader.finish(section);
-    timeouts
+    state
 }
 
 fn limits<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Limits {

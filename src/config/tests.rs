@@ -1,7 +1,9 @@
 //! The configuration as a whole: what is accepted, what is refused and where, which source has the last word.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
 use super::diagnostic::{ConfigErrors, Diagnostic, Place};
@@ -87,7 +89,8 @@ fn uncommented() -> String {
         line.split_once(" = ").is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
     };
     let uncomment = |line: &'static str| match line.strip_prefix("# ") {
-        Some(rest) if is_key(rest) || rest.starts_with("[[") || rest == "[host.cooldown]" => rest,
+        Some(rest) if is_key(rest) || rest.starts_with("[[") => rest,
+        Some(rest) if rest.starts_with("[preset.") || rest == "[host.cooldown]" => rest,
         _ => line,
     };
     DEFAULT_TOML.lines().map(uncomment).collect::<Vec<_>>().join("\n")
@@ -112,6 +115,19 @@ fn every_key_stands_in_the_default_file_with_its_default_and_no_other() {
     let reverse = all["reverse"][0].as_table().unwrap();
     let keys: Vec<&String> = reverse.keys().collect();
     assert_eq!(keys, ["address", "clients", "host_header", "path", "rewrite_location", "upstream"]);
+    for (list, keys) in [
+        (&all["host"], &["cooldown", "group", "match", "mode", "paths", "preset"][..]),
+        (&all["defaults"]["level"], &["bucket", "by", "name", "routes"]),
+        (&all["defaults"]["signals"]["field"], &["remaining", "reset", "unit"]),
+        (&all["defaults"]["signals"]["scope"], &["equals", "field", "level", "step"]),
+        (
+            &all["defaults"]["signals"]["body"],
+            &["conditions", "cools", "cooldown", "media_types", "name", "statuses", "when"],
+        ),
+    ] {
+        let found: BTreeSet<&str> = list[0].as_table().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(found, keys.iter().copied().collect());
+    }
     let text = uncommented().replace("token_file", "#").replace("auth_file", "#");
     let text =
         text.replace("proxy_password_file", "#").replace("client_cert_file", "#").replace("client_key_file", "#");
@@ -166,11 +182,10 @@ fn a_mistyped_key_is_named_with_its_place_and_the_nearest_known_one() {
 
 #[test]
 fn a_key_that_is_not_honoured_yet_is_not_accepted() {
-    for text in
-        ["[fleet]", "[defaults.hold]", "[defaults]\npreset = \"x\"", "[admin]\npage = true", "[limits]\nmax_held = 1"]
-    {
+    for text in ["[fleet]", "[defaults.hold]", "[admin]\npage = true", "[limits]\nmax_held = 1"] {
         only(text);
     }
+    only("[defaults.answer]\non_cooldown = \"hold\"");
 }
 
 #[test]
@@ -285,6 +300,144 @@ fn an_error_in_a_flag_or_the_environment_names_it() {
     let text = errors.unwrap_err().to_string();
     assert!(text.contains("--> the flag `--mode`") && text.contains("did you mean `\"enforce\"`?"), "{text}");
     assert!(text.contains("--> the environment variable `HOLDOFF_CLIENTS`"), "{text}");
+}
+
+/// What the flags `--set` make of a file.
+fn set(text: &str, said: &[&str]) -> Result<Loaded, ConfigErrors> {
+    with(text, |sources| {
+        for each in said {
+            sources.set_flag("--set", each);
+        }
+    })
+}
+
+#[test]
+fn set_takes_toml_and_what_a_flag_of_the_key_would_take() {
+    for said in ["defaults.cooldown.max_backoff=10m", "defaults.cooldown.max_backoff = \"10m\""] {
+        let settings = set("defaults.cooldown.max_backoff = \"5m\"", &[said]).unwrap().settings;
+        assert_eq!(settings.hosts.defaults.policy.cooldown.max_backoff, Duration::from_secs(600), "{said}");
+    }
+    let loaded = set(
+        "",
+        &[
+            "listen.via=off",
+            "listen.address=127.0.0.1:1,[::1]:1",
+            "listen.name=edge",
+            "listen.name=edge-7",
+            "defaults.signals.statuses=[429, 420]",
+            "defaults.tls.min_version=1.3",
+            "defaults.answer.headers={ X-A = \"b\" }",
+            "egress.connect_ports=443",
+        ],
+    );
+    let loaded = loaded.unwrap();
+    let settings = &loaded.settings;
+    assert!(!settings.listen.via);
+    assert_eq!(settings.listen.address, ["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()]);
+    assert_eq!(settings.listen.name.as_deref(), Some("edge-7"), "the last word wins");
+    assert_eq!(settings.hosts.defaults.policy.signals.statuses.len(), 2);
+    assert_eq!(settings.hosts.defaults.tls.min_version, super::settings::TlsVersion::Tls13);
+    assert_eq!(settings.hosts.defaults.answer.headers.len(), 1);
+    assert_eq!(settings.egress.connect_ports, [(443, 443)]);
+    assert!(loaded.effective.to_string().contains("via = false  # flag --set\n"), "{}", loaded.effective);
+}
+
+#[test]
+fn set_goes_after_the_file_and_the_environment_and_before_a_flag_of_the_keys_own() {
+    let level = |said: &dyn Fn(&mut Sources)| with("log.level = \"error\"", |s| said(s)).unwrap().settings.log.level;
+    assert_eq!(level(&|s| _ = s.set_env("HOLDOFF_SET", "\nlog.access=true\n  log.level=warn\n")), "warn");
+    let both = |s: &mut Sources| _ = s.set_flag("--set", "log.level=info").env("log.level", "HOLDOFF_LOG", "warn");
+    assert_eq!(level(&both), "info");
+    assert_eq!(
+        level(&|s| _ = s.set_flag("--set", "log.level=info").flag("log.level", "--log-level", "trace")),
+        "trace"
+    );
+    let shown = with("", |s| _ = s.set_env("HOLDOFF_SET", "log.access=true")).unwrap().effective.to_string();
+    assert!(shown.contains("access = true  # env HOLDOFF_SET\n"), "{shown}");
+}
+
+#[test]
+fn a_key_that_set_does_not_know_is_an_error_with_the_nearest_one() {
+    let refused = |text: &str, said: &str| set(text, &[said]).map(|_| ()).unwrap_err().to_string();
+    let one = "[[host]]\nmatch = [\"a.example\"]\n";
+    for (text, said, message, help) in [
+        ("", "listen.adress=x", "unknown key `listen.adress`", "did you mean `listen.address`?"),
+        ("", "max_backoff=1m", "unknown key `max_backoff`", "did you mean `defaults.cooldown.max_backoff`?"),
+        ("", "log.max_keys=1", "unknown key `log.max_keys`", "did you mean `limits.max_keys`?"),
+        ("", "zzz=1", "unknown key `zzz`", "holdoff config default"),
+        ("", "log={ level = \"warn\" }", "expected a key, found a table", "such as `log.level`"),
+        ("", "defaults.tls=1", "expected a key, found a table", "such as `defaults.tls.upgrade`"),
+        ("", "listen.via", "expected `KEY=VALUE`, found `listen.via`", "max_backoff=10m"),
+        ("", "=5", "expected `KEY=VALUE`, found `=5`", "max_backoff=10m"),
+        ("", "http_proxy=http://a.example", "unknown key `http_proxy`", "holdoff config default"),
+        (one, "host.1.mode=off", "unknown key `host.1.mode`", "a file"),
+        (one, "host.1.match=x", "unknown key `host.1.match`", "there are not so many"),
+        ("", "host.0.mode=off", "unknown key `host.0.mode`", "there are not so many"),
+        (one, "host.0.mod=off", "unknown key `host.0.mod`", "did you mean `host.0.mode`, of the first such table"),
+        ("", "preset.x.mode=off", "unknown key `preset.x.mode`", "a preset is made in a file"),
+        (one, "host.mode=off", "unknown key `host.mode`", "`host.0.mode`"),
+    ] {
+        let shown = refused(text, said);
+        assert!(shown.contains(message) && shown.contains(help), "{said}: {shown}");
+        assert!(shown.contains("--> the flag `--set`"), "{said}: {shown}");
+    }
+    let errors = with("", |sources| _ = sources.set_env("HOLDOFF_SET", "listen.adress=x")).unwrap_err().to_string();
+    assert!(errors.contains("--> the environment variable `HOLDOFF_SET`"), "{errors}");
+}
+
+#[test]
+fn a_value_that_set_gives_is_refused_like_one_of_a_file() {
+    let errors = set("", &["listen.name=edge=7", "listen.name=edge-7"]).map(|_| ()).unwrap_err();
+    assert!(errors.to_string().contains("`\"edge=7\"`"), "also where a later one wins: {errors}");
+    for (said, expected) in [
+        ("limits.max_keys=ten", "`limits.max_keys`: expected a whole number, 0 or more, found `\"ten\"`"),
+        ("limits.max_keys=\"7\"", "write it without quotes: `7`"),
+        ("limits.max_keys=0", "`limits.max_keys`: expected a number from 1 to 10000000"),
+        ("defaults.cooldown.max_backoff=60", "for seconds write `\"60s\"`"),
+        ("defaults.mode=obsrve", "did you mean `\"observe\"`?"),
+        ("intercept.ca_dir=\"ca\"", "an absolute path"),
+        ("defaults.answer.headers={ Date = \"x\" }", "a header that holdoff does not set itself"),
+        ("upstream.proxy=http://user:hunter2@parent.example", "proxy_password_file"),
+    ] {
+        let shown = set("", &[said]).map(|_| ()).unwrap_err().to_string();
+        assert!(shown.contains(expected) && shown.contains("--> the flag `--set`"), "{said}: {shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn set_reaches_into_the_tables_of_a_list_and_can_give_the_list() {
+    let hosts = "[[host]]\nmatch = [\"a.example\"]\n[[host]]\nmatch = [\"b.example\"]\nmode = \"off\"\n";
+    let loaded = set(hosts, &["host.1.mode=observe", "host.0.cooldown.max_backoff=1m"]).unwrap();
+    let hosts_of =
+        |loaded: &Loaded| loaded.settings.hosts.hosts.iter().map(|h| h.settings.policy.mode).collect::<Vec<_>>();
+    assert_eq!(hosts_of(&loaded), [Mode::Enforce, Mode::Observe]);
+    let list = "host=[{ match = [\"c.example\"], mode = \"observe\", cooldown = { max_backoff = \"1m\" } }]";
+    let loaded = set(hosts, &[list]).unwrap();
+    assert_eq!(hosts_of(&loaded), [Mode::Observe], "instead of those of the file");
+    assert!(loaded.effective.to_string().contains("max_backoff = \"1m\"  # flag --set\n"), "{}", loaded.effective);
+    let reverse = "reverse=[{ address = [\"127.0.0.1:4300\"], upstream = \"https://a.example\" }]";
+    assert_eq!(set("", &[reverse]).unwrap().settings.reverse.len(), 1);
+    for (said, expected) in [
+        ("host=a.example", "`host`: expected a list of tables, found `\"a.example\"`"),
+        ("host=[1]", "`host`: expected a list of tables, found the number `1`"),
+        ("host=[{ mode = \"off\" }]", "missing key `match` in `[[host]]`"),
+        ("host=[{ match = [\"a.example\"], mod = 1 }]", "unknown key `mod` in `[[host]]`"),
+        ("host=[{ match = [1] }]", "`match`: expected a host"),
+        ("host=[{ match = [\"a.example\"], tls = 1 }]", "`tls`: expected a table"),
+        ("reverse=127.0.0.1:4300=https://a.example", "`reverse`: expected a list of tables"),
+    ] {
+        // The file is longer than what is set: no place in it may be shown for it.
+        let shown = set(hosts, &[said]).map(|_| ()).unwrap_err().to_string();
+        assert!(shown.contains(expected), "{said}: {shown}");
+        assert!(shown.contains("--> the flag `--set`") && !shown.contains("holdoff.toml:"), "{said}: {shown}");
+    }
+}
+
+#[test]
+fn the_checked_in_schema_is_the_one_of_the_code() {
+    let file = include_str!("../../config/schema.json");
+    assert!(file == super::schema(), "run `holdoff config schema > config/schema.json`");
 }
 
 #[test]
@@ -504,6 +657,10 @@ fn ca_files_of_a_flag_are_added_to_those_of_the_file() {
     let loaded = loaded.unwrap();
     assert!(loaded.effective.to_string().contains("holdoff.toml:1, flag --ca-file"), "{}", loaded.effective);
     assert_eq!(loaded.settings.upstream.ca_files, [first, second.clone()]);
+    let only = set(&text, &[&format!("upstream.ca_files={}", second.display())]).unwrap();
+    assert_eq!(only.settings.upstream.ca_files, slice::from_ref(&second), "`--set` sets");
+    let shown = only.effective.to_string();
+    assert!(shown.contains("  # flag --set\n") && !shown.contains("holdoff.toml:1"), "{shown}");
     std::fs::write(&second, "not a certificate").unwrap();
     let errors = with("", |sources| {
         sources.env("upstream.ca_files", "HOLDOFF_CA_FILE", second.to_str().unwrap());
@@ -552,3 +709,5 @@ fn line_ends_and_a_byte_order_mark_do_not_disturb_places() {
     assert_eq!((line, column), (2, 10));
     assert!(error.to_string().contains("2 | access = 1\n"), "{error}");
 }
+
+mod policies;

@@ -1,11 +1,12 @@
 //! `[defaults.tls]` and `[host.tls]`: how TLS towards a host is spoken.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::diagnostic::Diagnostic;
 use super::reader::{Reader, Section};
 use super::secrets;
-use super::settings::{ClientCert, ExpectedSan, SanTemplate, Tls, TlsVersion};
+use super::settings::{ClientCert, ExpectedSan, Tls, TlsVersion};
 use super::value::Text;
 
 impl Default for Tls {
@@ -19,6 +20,55 @@ impl Default for Tls {
             insecure: false,
         }
     }
+}
+
+/// A name with places for the host: `{host}`, or one of its labels, `{host.1}` being the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SanTemplate(String);
+
+impl SanTemplate {
+    /// Reads a template. `None`: a brace that belongs to no place.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (place, behind) = after.split_once('}')?;
+            if before.contains('}') || !(place == "host" || label(place).is_some()) {
+                return None;
+            }
+            rest = behind;
+        }
+        (!rest.contains('}') && !text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The template as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name for `host`. `None`: the host has no such label.
+    pub fn fill(&self, host: &str) -> Option<String> {
+        let mut out = String::new();
+        let mut rest = self.0.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            let (place, behind) = after.split_once('}')?;
+            out.push_str(before);
+            out.push_str(match label(place) {
+                // An address has no labels.
+                Some(_) if host.parse::<IpAddr>().is_ok() => return None,
+                Some(number) => host.split('.').nth(number.checked_sub(1)?)?,
+                None => host,
+            });
+            rest = behind;
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+}
+
+/// The number in `host.1`.
+fn label(place: &str) -> Option<usize> {
+    let digit = place.strip_prefix("host.")?;
+    (digit.len() == 1).then(|| digit.parse().ok()).flatten().filter(|&number| number > 0)
 }
 
 /// Reads the table.
@@ -106,6 +156,7 @@ fn lacks(reader: &mut Reader<'_>, said: &str, missing: &str, beside: &str) -> Op
 
 impl Text for ExpectedSan {
     const EXPECTED: &'static str = "a name such as `DNS:peer.example` or `URI:spiffe://mesh/{host.1}`";
+    const PATTERN: Option<&'static str> = Some("^(DNS|URI):");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let (make, name): (fn(SanTemplate) -> Self, _) = if let Some(name) = text.strip_prefix("DNS:") {

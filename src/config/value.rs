@@ -7,12 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::diagnostic::{mask_credentials, nearest, visible};
-use super::settings::{AnswerFormat, ListenAddress, LogFormat, TlsVersion};
+use super::diagnostic::{mask_credentials, visible};
+use super::schema::Schema;
+use super::settings::{AnswerFormat, ListenAddress, LogFormat, OnCooldown, TlsVersion};
 use crate::core::policy::{Hintless, Ladder, Mode};
 
 /// The longest duration: far beyond any use, and far from where time arithmetic ends.
@@ -47,12 +48,18 @@ pub(super) trait Setting: Sized {
     fn from_text(text: &str) -> Result<Self, Mismatch>;
     /// Shows it as TOML.
     fn to_toml(&self) -> String;
+    /// What can be said of it in a JSON Schema: never more than is asked for here, for an editor must not refuse what we take.
+    fn schema() -> Schema;
 }
 
 /// A value that is a string in TOML.
 pub(super) trait Text: Sized {
     /// What is expected, with an example.
     const EXPECTED: &'static str;
+    /// A regular expression that everything it takes matches, in the common part of the dialects of JavaScript and Rust.
+    const PATTERN: Option<&'static str> = None;
+    /// All that it takes, where that is a handful of words.
+    const WORDS: &'static [&'static str] = &[];
     /// Reads it; the error is a mend, if there is one to give.
     fn parse(text: &str) -> Result<Self, Option<String>>;
     /// Shows it.
@@ -84,6 +91,10 @@ impl<T: Text> Setting for T {
     fn to_toml(&self) -> String {
         quote(&self.show())
     }
+
+    fn schema() -> Schema {
+        Schema::text(T::PATTERN, T::WORDS)
+    }
 }
 
 impl<T: Setting> Setting for Vec<T> {
@@ -110,6 +121,10 @@ impl<T: Setting> Setting for Vec<T> {
         let items: Vec<String> = self.iter().map(Setting::to_toml).collect();
         format!("[{}]", items.join(", "))
     }
+
+    fn schema() -> Schema {
+        Schema::list(T::schema())
+    }
 }
 
 impl Setting for bool {
@@ -130,6 +145,10 @@ impl Setting for bool {
 
     fn to_toml(&self) -> String {
         self.to_string()
+    }
+
+    fn schema() -> Schema {
+        Schema::boolean()
     }
 }
 
@@ -155,6 +174,10 @@ impl Setting for u64 {
     fn to_toml(&self) -> String {
         self.to_string()
     }
+
+    fn schema() -> Schema {
+        Schema::integer(0, u64::MAX)
+    }
 }
 
 impl Setting for f64 {
@@ -177,6 +200,10 @@ impl Setting for f64 {
     fn to_toml(&self) -> String {
         format!("{self:?}")
     }
+
+    fn schema() -> Schema {
+        Schema::number()
+    }
 }
 
 impl Setting for StatusCode {
@@ -196,6 +223,10 @@ impl Setting for StatusCode {
 
     fn to_toml(&self) -> String {
         self.as_u16().to_string()
+    }
+
+    fn schema() -> Schema {
+        Schema::integer(100, 599)
     }
 }
 
@@ -218,6 +249,10 @@ impl Setting for PathBuf {
     fn to_toml(&self) -> String {
         quote(&self.to_string_lossy())
     }
+
+    fn schema() -> Schema {
+        Schema::text(Some("^/"), &[])
+    }
 }
 
 impl Text for String {
@@ -234,6 +269,9 @@ impl Text for String {
 
 impl Text for Duration {
     const EXPECTED: &'static str = "a duration with its unit, such as `\"250ms\"`, `\"60s\"` or `\"1h 30m\"`";
+    const PATTERN: Option<&'static str> = Some(
+        r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m|hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y)\s*)+$",
+    );
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -281,6 +319,7 @@ const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB"
 
 impl Text for Size {
     const EXPECTED: &'static str = "a size with a binary unit (B, KiB, MiB, GiB), such as `\"64KiB\"`";
+    const PATTERN: Option<&'static str> = Some(r"^[0-9]+\s*(B|KiB|MiB|GiB)$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -316,6 +355,7 @@ impl Text for Size {
 
 impl Text for SocketAddr {
     const EXPECTED: &'static str = "an IP address with a port, such as `\"127.0.0.1:4290\"` or `\"[::1]:4290\"`";
+    const PATTERN: Option<&'static str> = Some(r"^([0-9.]+|\[[0-9A-Fa-f:.]+(%[0-9]+)?\]):[0-9]+$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         text.parse().map_err(|_| {
@@ -347,6 +387,7 @@ impl Text for SocketAddr {
 impl Text for ListenAddress {
     const EXPECTED: &'static str =
         "an IP address with a port, such as `\"127.0.0.1:4291\"`, or `\"unix:/run/holdoff/admin.sock\"`";
+    const PATTERN: Option<&'static str> = Some(r"^(unix:/.*|[0-9.]+:[0-9]+|\[[0-9A-Fa-f:.]+(%[0-9]+)?\]:[0-9]+)$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         match text.strip_prefix("unix:") {
@@ -366,6 +407,7 @@ impl Text for ListenAddress {
 
 impl Text for IpNet {
     const EXPECTED: &'static str = "an address or a network, such as `\"10.0.0.0/8\"` or `\"fd00::/8\"`";
+    const PATTERN: Option<&'static str> = Some(r"^[0-9A-Fa-f:.]+(/[0-9]+)?$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         if let Ok(network) = text.parse::<Self>() {
@@ -394,6 +436,7 @@ pub(super) struct Ports(pub(super) u16, pub(super) u16);
 
 impl Text for Ports {
     const EXPECTED: &'static str = "a port or a range of ports, such as `\"443\"` or `\"1024-65535\"`";
+    const PATTERN: Option<&'static str> = Some(r"^\s*[0-9]+\s*(-\s*[0-9]+\s*)?$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         let port = |text: &str| match text.trim().parse::<u16>() {
@@ -421,6 +464,7 @@ impl Text for Ports {
 
 impl Text for HeaderValue {
     const EXPECTED: &'static str = "the value of a header: visible ASCII characters and spaces";
+    const PATTERN: Option<&'static str> = Some(r"^[\t -~]*$");
 
     fn parse(text: &str) -> Result<Self, Option<String>> {
         match Self::from_str(text) {
@@ -434,86 +478,17 @@ impl Text for HeaderValue {
     }
 }
 
-/// Headers added to an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Headers(pub(super) Vec<(HeaderName, HeaderValue)>);
-
-/// What holdoff or the connection says itself; a second voice would contradict it.
-const OWN_HEADERS: [&str; 17] = [
-    "cache-control",
-    "connection",
-    "content-length",
-    "content-type",
-    "date",
-    "holdoff",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "proxy-status",
-    "retry-after",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
-
-/// The most headers one policy adds.
-const MAX_HEADERS: usize = 32;
-
-impl Setting for Headers {
-    fn from_toml(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        const EXPECTED: &str = "a table of header names and values, such as `{ \"X-Served-By\" = \"holdoff\" }`";
-        let DeValue::Table(table) = value else { return Err(Mismatch::new(EXPECTED, describe(value))) };
-        if table.len() > MAX_HEADERS {
-            return Err(Mismatch::new(format!("at most {MAX_HEADERS} headers"), table.len().to_string()));
-        }
-        let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
-        for (name, value) in table {
-            let text = name.get_ref();
-            let name = HeaderName::from_bytes(text.as_bytes())
-                .map_err(|_| Mismatch::new("the name of a header", quoted(text)))?;
-            if OWN_HEADERS.contains(&name.as_str()) {
-                let mismatch = Mismatch::new("a header that holdoff does not set itself", quoted(text));
-                return Err(if name == "content-type" {
-                    mismatch.help("use the key `content_type`")
-                } else {
-                    mismatch
-                });
-            }
-            if headers.iter().any(|(other, _)| *other == name) {
-                return Err(Mismatch::new("each header once", format!("{} twice", quoted(text))));
-            }
-            headers.push((name, HeaderValue::from_toml(value.get_ref())?));
-        }
-        Ok(Self(headers))
-    }
-
-    fn from_text(text: &str) -> Result<Self, Mismatch> {
-        Err(Mismatch::new("headers in the configuration file", quoted(text)))
-    }
-
-    fn to_toml(&self) -> String {
-        if self.0.is_empty() {
-            return "{}".to_owned();
-        }
-        let items: Vec<String> =
-            self.0.iter().map(|(name, value)| format!("{} = {}", quote(name.as_str()), value.to_toml())).collect();
-        format!("{{ {} }}", items.join(", "))
-    }
-}
-
 /// Implements [`Text`] for an enum by its words.
 macro_rules! words {
     ($type:ty, $expected:literal: $($word:literal = $value:path),+) => {
         impl Text for $type {
             const EXPECTED: &'static str = $expected;
+            const WORDS: &'static [&'static str] = &[$($word),+];
 
             fn parse(text: &str) -> Result<Self, Option<String>> {
                 match text {
                     $($word => Ok($value),)+
-                    _ => Err(nearest(text, [$($word),+]).map(|word| format!("did you mean `\"{word}\"`?"))),
+                    _ => Err($crate::config::diagnostic::nearest(text, Self::WORDS.iter().copied()).map(|word| format!("did you mean `\"{word}\"`?"))),
                 }
             }
 
@@ -523,6 +498,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(super) use words;
 
 /// `[egress] private`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -552,6 +529,7 @@ words!(Ladder, "`\"from_hint\"`, `\"fixed\"` or `\"off\"`":
 words!(AnswerFormat, "`\"auto\"`, `\"problem\"`, `\"text\"` or `\"custom\"`":
     "auto" = AnswerFormat::Auto, "problem" = AnswerFormat::Problem, "text" = AnswerFormat::Text,
     "custom" = AnswerFormat::Custom);
+words!(OnCooldown, "`\"answer\"` or `\"close\"`": "answer" = OnCooldown::Answer, "close" = OnCooldown::Close);
 words!(TlsVersion, "`\"1.2\"` or `\"1.3\"`": "1.2" = TlsVersion::Tls12, "1.3" = TlsVersion::Tls13);
 
 /// A string in TOML.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::policy::{BreakerLimits, CooldownLimits, Ladder};
+use super::policy::{BreakerLadder, CooldownLimits, Ladder};
 
 /// The longest lengthening of a hint by jitter.
 const MAX_HINT_JITTER: Duration = Duration::from_secs(30);
@@ -55,9 +55,9 @@ pub fn hint_delay(limits: &CooldownLimits, hint: Duration, draw: u64) -> Delay {
 }
 
 /// The delay of a breaker that opens at `step` (1 for the first).
-pub fn breaker_delay(limits: &BreakerLimits, jitter: f64, step: u32, draw: u64) -> Delay {
-    let rung = climb(limits.initial, limits.growth, limits.max, step.max(1));
-    Delay { length: shake(rung, jitter, draw).min(limits.max), by_ladder: true, clamped: false }
+pub fn breaker_delay(ladder: &BreakerLadder, jitter: f64, step: u32, draw: u64) -> Delay {
+    let rung = climb(ladder.initial, ladder.growth, ladder.max, step.max(1));
+    Delay { length: shake(rung, jitter, draw).min(ladder.max), by_ladder: true, clamped: false }
 }
 
 /// first · growth^(step−1), at most `cap`.
@@ -91,6 +91,8 @@ fn unit(draw: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::policy::BreakerLimits;
+    use crate::core::signal::FailureClass;
 
     const NO_DRAW: u64 = 0;
 
@@ -199,7 +201,7 @@ mod tests {
 
     #[test]
     fn clause_3_9_the_breaker_has_its_own_ladder() {
-        let breaker = BreakerLimits::default();
+        let breaker = BreakerLimits::default().ladder(FailureClass::Transient);
         let secs: Vec<u64> = (1..=8).map(|step| breaker_delay(&breaker, 0.0, step, NO_DRAW).length.as_secs()).collect();
         assert_eq!(secs, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
@@ -218,7 +220,10 @@ mod tests {
     fn clause_3_4_a_draw_in_the_middle_leaves_a_guess_as_it_is() {
         let jittery = CooldownLimits { jitter: 0.2, ..limits() };
         assert_eq!(signal_delay(&jittery, None, 1, 1 << 63).length, Duration::from_secs(60));
-        assert_eq!(breaker_delay(&BreakerLimits::default(), 0.5, 1, 1 << 62).length, Duration::from_millis(750));
+        assert_eq!(
+            breaker_delay(&BreakerLimits::default().ladder(FailureClass::Severe), 0.5, 1, 1 << 62).length,
+            Duration::from_millis(750)
+        );
     }
 
     #[test]
@@ -228,5 +233,27 @@ mod tests {
             assert_eq!(hint_delay(&limits(), hint, NO_DRAW).clamped, clamped, "{secs}");
             assert_eq!(signal_delay(&limits(), Some(hint), 1, NO_DRAW).clamped, clamped, "{secs}");
         }
+    }
+
+    #[test]
+    fn clause_3_9_with_classes_each_has_the_ladder_of_the_mesh() {
+        let limits = BreakerLimits { classes: true, ..BreakerLimits::default() };
+        let millis = |class, steps: u32| -> Vec<f64> {
+            let length = |step| breaker_delay(&limits.ladder(class), 0.0, step, NO_DRAW).length;
+            (1..=steps).map(|step| (length(step).as_secs_f64() * 10_000.0).round() / 10.0).collect()
+        };
+        assert_eq!(
+            millis(FailureClass::Transient, 13),
+            [50.0, 75.0, 112.5, 168.8, 253.1, 379.7, 569.5, 854.3, 1281.4, 1922.2, 2883.3, 4324.9, 5000.0]
+        );
+        assert_eq!(
+            millis(FailureClass::Recoverable, 10),
+            [100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12800.0, 25600.0, 30000.0]
+        );
+        assert_eq!(millis(FailureClass::Severe, 6), [1000.0, 3000.0, 9000.0, 27000.0, 60000.0, 60000.0]);
+        assert_eq!(limits.longest(), Duration::from_secs(60));
+        let own = BreakerLimits { max: Duration::from_secs(7200), ..BreakerLimits::default() };
+        assert_eq!(own.longest(), Duration::from_secs(7200), "without classes there is one ladder");
+        assert!(FailureClass::ALL.iter().all(|class| own.ladder(*class).max == own.max));
     }
 }

@@ -1,23 +1,27 @@
-//! Response head → outcome (SPEC 2.8, 2.9): what a status and its fields mean for the key that was asked.
+//! Response head → outcome (SPEC 2.7 to 2.10, 4.3): what a status and its fields mean for the key that was asked.
 //!
 //! Fields are read only where they can matter, which is on statuses that may be a signal; a good answer costs no more
-//! than its `Date`. Transport failures need no reading and are made where they happen.
+//! than its `Date`, unless the policy asks what is left. Transport failures need no reading and are made where they happen.
 //!
 //! A gRPC response that went well so far says what became of the call only behind its body: its reading awaits trailers
 //! (SPEC 2.12), and is a success until they come.
 
 use std::time::Duration;
 
-use http::header::{AGE, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::header::{AGE, DATE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::decision::Reason;
 use super::policy::{Hintless, SignalRules};
-use super::signal::date::host_clock;
-use super::signal::grpc::{self, GRPC_RETRY_PUSHBACK_MS};
-use super::signal::retry_after::{self, Context};
-use super::signal::{Cause, Causes, Failure, Field, Hint, MAX_RECEIVED, Outcome, Signal, printable};
+use super::signal::date::{host_clock, is_fresh, trim};
+use super::signal::grpc;
+use super::signal::retry_after::Context;
+use super::signal::{Cause, Failure, Field, Hint, Outcome, Signal};
 use super::time::UnixTime;
+
+mod fields;
+
+use fields::{Fields, Oddities};
 
 /// What a response says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,35 +34,61 @@ pub struct Reading {
     pub clock_offset: Option<i64>,
     /// The wait the host named, before any bound and whether or not it is trusted.
     pub hint_seen: Option<Hint>,
-    retry_after: Causes,
-    /// What is known of the call, where it is gRPC.
-    call: Option<grpc::Reading>,
+    /// Which of [`SignalRules::scopes`] says what the signal is about: the first whose field is as it says. None where the
+    /// response is no signal.
+    pub scope: Option<usize>,
+    errors: Oddities,
+    /// The code of the call, where it is gRPC.
+    code: Option<grpc::Code>,
     /// What of the head matters when the trailers come.
-    unfinished: Option<Fields>,
+    unfinished: Option<Box<Fields>>,
+    /// The request had a method whose signals say nothing about the key.
+    is_ignored: bool,
 }
 
 impl Reading {
     /// What the response means when another holdoff made it (SPEC 2.13): its hint only, and nothing without one.
     pub fn relayed(mut self) -> Self {
         self.outcome = match self.outcome {
-            Outcome::Signal(signal) if signal.hint.is_some() => Outcome::Relayed(signal),
+            Outcome::Signal(signal) | Outcome::OffLadder(signal) | Outcome::Exhausted(signal)
+                if signal.hint.is_some() =>
+            {
+                Outcome::OffLadder(signal)
+            }
             _ => Outcome::Neutral,
         };
         self
     }
 
+    /// What the response means when the request had one of [`SignalRules::ignore_methods`]: a signal is about that request
+    /// only, and says nothing about the key. It holds for trailers that are still to come, too.
+    #[must_use]
+    pub fn of_ignored_method(mut self) -> Self {
+        self.is_ignored = true;
+        self.without_ignored()
+    }
+
+    fn without_ignored(mut self) -> Self {
+        if !self.is_ignored {
+            return self;
+        }
+        self.outcome = match self.outcome {
+            Outcome::Signal(_) | Outcome::OffLadder(_) => Outcome::Neutral,
+            Outcome::Exhausted(_) => Outcome::Success,
+            other => return Self { outcome: other, ..self },
+        };
+        self.scope = None;
+        self
+    }
+
     /// What was odd or could not be read, by field; each pair at most once.
     pub fn errors(&self) -> impl Iterator<Item = (Field, Cause)> {
-        let call = self.call.as_ref();
-        let of = |field, causes: Causes| causes.iter().map(move |cause| (field, cause));
-        of(Field::RetryAfter, self.retry_after)
-            .chain(of(Field::GrpcStatus, call.map_or_else(Causes::default, |call| call.status)))
-            .chain(of(Field::GrpcRetryPushback, call.map_or_else(Causes::default, |call| call.pushback)))
+        self.errors.iter()
     }
 
     /// The gRPC status, where there is one.
-    pub fn grpc_code(&self) -> Option<grpc::Code> {
-        self.call.map(|call| call.code)
+    pub const fn grpc_code(&self) -> Option<grpc::Code> {
+        self.code
     }
 
     /// Whether trailers will say what the response means (gRPC). Until then it is a success.
@@ -75,43 +105,55 @@ impl Reading {
             return Self { outcome: Outcome::Answered, ..self };
         };
         // A wait counts from the arrival of what names it.
-        if let Some(hint) = &mut fields.retry_after.hint {
-            hint.wait = hint.wait.saturating_sub(since);
-        }
-        self.of_call(rules, call, fields, trailers)
+        fields.let_pass(since);
+        self.of_call(rules, &call, *fields, trailers)
     }
 
-    fn of_call(mut self, rules: &SignalRules, call: grpc::Reading, mut fields: Fields, trailers: &HeaderMap) -> Self {
-        self.call = Some(call);
-        fields.later = call.hint;
-        if fields.received.is_none() || fields.retry_after.hint.is_none() && call.hint.is_some() {
-            fields.received = received(trailers, &GRPC_RETRY_PUSHBACK_MS, "grpc-retry-pushback-ms");
-        }
+    fn of_call(mut self, rules: &SignalRules, call: &grpc::Reading, mut fields: Fields, trailers: &HeaderMap) -> Self {
+        self.code = Some(call.code);
+        self.errors.add(Field::GrpcStatus, call.status);
+        fields.add_pushback(call, trailers);
+        fields.scope = fields.scope.or_else(|| scope(rules, trailers));
         self.of_status(rules, call.code.counts_as(), fields)
     }
 
     /// Decides by a status, an HTTP one or that for which a gRPC one stands.
     fn of_status(mut self, rules: &SignalRules, status: StatusCode, fields: Fields) -> Self {
-        let is_limited = rules.statuses.contains(&status);
-        if !is_limited && !rules.unavailable.contains(&status) {
+        if !may_be_signal(rules, status) {
             return Self { outcome: without_signal(status), ..self };
         }
         self.hint_seen = fields.hint();
-        self.retry_after = fields.retry_after.causes;
-        let signal = |reason| {
-            Outcome::Signal(Signal {
-                reason,
-                // An untrusted hint says that the host wants a pause; how long, our ladder says.
-                hint: self.hint_seen.filter(|_| rules.trust_hints),
-                received: fields.received,
-            })
+        self.errors.merge(&fields.errors);
+        let reason = match self.hint_seen {
+            None if rules.statuses.contains(&status) && rules.hintless == Hintless::Ignore => {
+                return Self { outcome: Outcome::Neutral, ..self };
+            }
+            _ if rules.statuses.contains(&status) => Reason::RateLimited,
+            None => return Self { outcome: without_signal(status), ..self },
+            Some(_) if rules.unavailable.contains(&status) => Reason::Unavailable,
+            Some(_) => Reason::RateLimited,
         };
-        self.outcome = match self.hint_seen {
-            None if is_limited && rules.hintless == Hintless::Ignore => Outcome::Neutral,
-            _ if is_limited => signal(Reason::RateLimited),
-            Some(_) => signal(Reason::Unavailable),
-            None => without_signal(status),
-        };
+        self.scope = fields.scope;
+        let steps = fields.scope.and_then(|at| rules.scopes.get(at)).is_none_or(|rule| rule.step);
+        // An untrusted hint says that the host wants a pause; how long, our ladder says.
+        let hint = self.hint_seen.filter(|_| rules.trust_hints);
+        let signal = Signal { reason, hint, received: fields.into_received() };
+        self.outcome = if steps { Outcome::Signal(signal) } else { Outcome::OffLadder(signal) };
+        self.without_ignored()
+    }
+
+    /// A good answer may say that it was the last for now (SPEC 2.10).
+    fn of_good_answer(mut self, rules: &SignalRules, headers: &HeaderMap, context: &Context) -> Self {
+        let fields = Fields::of_good_answer(rules, headers, context);
+        self.errors.merge(&fields.errors);
+        // What is over by now keeps nobody waiting.
+        let Some(hint) = fields.hint().filter(|hint| !hint.wait.is_zero()) else { return self };
+        self.hint_seen = Some(hint);
+        if rules.trust_hints {
+            self.scope = scope(rules, headers);
+            let received = fields.into_received();
+            self.outcome = Outcome::Exhausted(Signal { reason: Reason::QuotaExhausted, hint: Some(hint), received });
+        }
         self
     }
 }
@@ -124,46 +166,35 @@ pub fn response(rules: &SignalRules, status: StatusCode, headers: &HeaderMap, wa
         status,
         clock_offset: date.map(|date| offset(date, wall)),
         hint_seen: None,
-        retry_after: Causes::default(),
-        call: None,
+        scope: None,
+        errors: Oddities::default(),
+        code: None,
         unfinished: None,
+        is_ignored: false,
     };
-    let fields = || Fields::read(headers, &Context { wall, date, fractional: rules.fractional_seconds });
+    let context = Context { wall, date, fractional: rules.fractional_seconds };
     // Any other status is of whoever stands before the server; it decides alone.
     if status.is_success() && grpc::is_grpc(headers) {
+        let fields = Fields::read(rules, headers, &context);
         return match grpc::read(headers) {
-            Some(call) => head.of_call(rules, call, fields(), headers),
-            None => Reading { unfinished: Some(fields()), ..head },
+            Some(call) => head.of_call(rules, &call, fields, headers),
+            None => Reading { unfinished: Some(Box::new(fields)), ..head },
         };
     }
-    let may_be_signal = rules.statuses.contains(&status) || rules.unavailable.contains(&status);
-    head.of_status(rules, status, if may_be_signal { fields() } else { Fields::default() })
+    if may_be_signal(rules, status) {
+        return head.of_status(rules, status, Fields::read(rules, headers, &context));
+    }
+    let head = Reading { outcome: without_signal(status), ..head };
+    // What a cache kept says what was left then.
+    if rules.proactive && (status.is_success() || status.is_redirection()) && is_fresh(values(headers, &AGE)) {
+        return head.of_good_answer(rules, headers, &context);
+    }
+    head
 }
 
-/// What the fields about waiting say, family by family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Fields {
-    retry_after: retry_after::Reading,
-    /// The wait that gRPC names.
-    later: Option<Hint>,
-    /// A field as received, for people.
-    received: Option<Box<str>>,
-}
-
-impl Fields {
-    fn read(headers: &HeaderMap, context: &Context) -> Self {
-        Self {
-            retry_after: retry_after::read(values(headers, &RETRY_AFTER), context),
-            later: None,
-            received: received(headers, &RETRY_AFTER, "Retry-After"),
-        }
-    }
-
-    /// The hint of the first family that has one. The order is that of SPEC 2.8: `Retry-After`, the vendor's reset (which
-    /// the pushback of gRPC is), the `t` of the IETF fields; after them the ladder, which is no hint.
-    fn hint(&self) -> Option<Hint> {
-        [self.retry_after.hint, self.later].into_iter().flatten().next()
-    }
+/// Whether a status is a signal, perhaps only with a hint.
+fn may_be_signal(rules: &SignalRules, status: StatusCode) -> bool {
+    [&rules.statuses, &rules.unavailable, &rules.limited_with_hint].into_iter().any(|list| list.contains(&status))
 }
 
 fn without_signal(status: StatusCode) -> Outcome {
@@ -176,26 +207,16 @@ fn without_signal(status: StatusCode) -> Outcome {
     }
 }
 
-/// A field as received, for people.
-fn received(headers: &HeaderMap, name: &HeaderName, shown: &str) -> Option<Box<str>> {
-    let mut text = Vec::new();
-    for value in values(headers, name) {
-        if text.is_empty() {
-            text.extend_from_slice(shown.as_bytes());
-            text.extend_from_slice(b": ");
-        } else {
-            text.extend_from_slice(b", ");
-        }
-        text.extend(value.iter().take(MAX_RECEIVED));
-        if text.len() >= MAX_RECEIVED {
-            break;
-        }
-    }
-    (!text.is_empty()).then(|| printable(&text, MAX_RECEIVED))
+/// The first of the scopes whose field is as it says.
+fn scope(rules: &SignalRules, headers: &HeaderMap) -> Option<usize> {
+    rules.scopes.iter().position(|rule| {
+        let expected = rule.equals.trim_ascii().as_bytes();
+        values(headers, &rule.field).any(|value| trim(value).eq_ignore_ascii_case(expected))
+    })
 }
 
-fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
-    headers.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
+fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> + use<'h> {
+    headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
 fn offset(date: UnixTime, wall: UnixTime) -> i64 {
@@ -207,12 +228,13 @@ fn offset(date: UnixTime, wall: UnixTime) -> i64 {
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
+    use http::header::{CONTENT_TYPE, RETRY_AFTER};
 
     use super::*;
     use crate::core::decision::Source;
-    use crate::core::signal::grpc::{Code, GRPC_STATUS};
+    use crate::core::policy::{FieldRule, ScopeRule, Unit};
+    use crate::core::signal::grpc::{Code, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+    use crate::core::signal::{MAX_RECEIVED, retry_after};
 
     const WALL: UnixTime = UnixTime::from_secs(1_795_168_800); // 2026-11-20T10:00:00Z
 
@@ -368,7 +390,7 @@ mod tests {
         };
         let rules = SignalRules::default();
         let Outcome::Signal(inner) = signal(Reason::RateLimited, Some(9), Some("Retry-After: 9")) else { panic!() };
-        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::Relayed(inner));
+        assert_eq!(relayed(&rules, 429, Some("9")), Outcome::OffLadder(inner));
         for (status, retry_after) in [(429, None), (429, Some("soon")), (503, None), (502, None), (504, Some("9"))] {
             assert_eq!(relayed(&rules, status, retry_after), Outcome::Neutral, "{status} {retry_after:?}");
         }
@@ -592,5 +614,246 @@ mod tests {
             }
         }
         assert!(failed.is_empty(), "{} rows failed:\n{}", failed.len(), failed.join("\n"));
+    }
+
+    const LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+    const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+    const SCOPE: HeaderName = HeaderName::from_static("x-ratelimit-scope");
+
+    /// A vendor whose window ends at a time, and one whose field is there when it matters.
+    fn vendor_rules() -> SignalRules {
+        SignalRules {
+            limited_with_hint: vec![StatusCode::FORBIDDEN, StatusCode::BAD_GATEWAY],
+            fields: vec![
+                FieldRule { reset: RESET, unit: Unit::EpochSeconds, remaining: Some(LEFT) },
+                FieldRule { reset: HeaderName::from_static("x-pause"), unit: Unit::Seconds, remaining: None },
+            ],
+            ..SignalRules::default()
+        }
+    }
+
+    fn read(rules: &SignalRules, status: u16, fields: &[(HeaderName, &str)]) -> Reading {
+        response(rules, StatusCode::from_u16(status).unwrap(), &headers(fields), WALL)
+    }
+
+    fn named(reason: Reason, millis: u64, source: Source, received: &str) -> Signal {
+        let hint = Some(Hint { wait: Duration::from_millis(millis), source });
+        Signal { reason, hint, received: Some(received.into()) }
+    }
+
+    #[test]
+    #[cfg(feature = "fields")]
+    fn clause_2_8_the_families_go_before_each_other_and_inside_one_the_largest_counts() {
+        const MILLIS: HeaderName = HeaderName::from_static("retry-after-ms");
+        const AZURE: HeaderName = HeaderName::from_static("x-ms-retry-after-ms");
+        const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+        let mut fields = vec![
+            (RETRY_AFTER, "1"),
+            (MILLIS, "1500"),
+            (AZURE, "900"),
+            (LEFT, "0"),
+            (RESET, "1795168830"),
+            (LIMIT, "\"d\";r=0;t=60"),
+        ];
+        let limited = |fields: &[(HeaderName, &str)]| read(&vendor_rules(), 429, fields).outcome;
+        let of = |millis, source, received| Outcome::Signal(named(Reason::RateLimited, millis, source, received));
+        assert_eq!(limited(&fields), of(1500, Source::RetryAfterMs, "retry-after-ms: 1500"));
+        fields[1].1 = "560";
+        assert_eq!(limited(&fields), of(1000, Source::RetryAfterSeconds, "Retry-After: 1"));
+        fields[2].1 = "3000";
+        assert_eq!(limited(&fields), of(3000, Source::RetryAfterMs, "x-ms-retry-after-ms: 3000"));
+        assert_eq!(limited(&fields[3..]), of(30_000, Source::VendorReset, "x-ratelimit-reset: 1795168830"));
+        assert_eq!(limited(&fields[5..]), of(60_000, Source::RateLimit, "RateLimit: \"d\";r=0;t=60"));
+        fields[0].1 = "soon";
+        fields.drain(1..3);
+        assert_eq!(
+            limited(&fields),
+            of(30_000, Source::VendorReset, "x-ratelimit-reset: 1795168830"),
+            "junk is no hint"
+        );
+    }
+
+    #[test]
+    fn the_pushback_of_grpc_is_of_the_vendors_family() {
+        let rules = vendor_rules();
+        let head = [(LEFT, "0"), (RESET, "1795168830")];
+        let trailers = |millis: &'static str| [(GRPC_STATUS, "8"), (GRPC_RETRY_PUSHBACK_MS, millis)];
+        let of = |millis, source, received| Outcome::Signal(named(Reason::RateLimited, millis, source, received));
+        let reset = |millis| of(millis, Source::VendorReset, "x-ratelimit-reset: 1795168830");
+        assert_eq!(calls(&rules, &head, &trailers("5000")), [reset(27_000), reset(30_000)]);
+        let pushback = of(90_000, Source::GrpcPushback, "grpc-retry-pushback-ms: 90000");
+        assert_eq!(calls(&rules, &head, &trailers("90000")), [pushback.clone(), pushback]);
+    }
+
+    #[test]
+    #[cfg(feature = "fields")]
+    fn what_is_odd_about_each_field_is_counted() {
+        let errors = |fields: &[(HeaderName, &str)]| {
+            read(&vendor_rules(), 429, fields).errors().map(|(field, cause)| (field.as_str(), cause.as_str())).collect()
+        };
+        let odd: Vec<_> = errors(&[
+            (RETRY_AFTER, "soon"),
+            (HeaderName::from_static("retry-after-ms"), "1.5"),
+            (HeaderName::from_static("x-ms-retry-after-ms"), "-1"),
+            (HeaderName::from_static("x-pause"), ""),
+            (LEFT, "few"),
+            (HeaderName::from_static("ratelimit"), "limit=5"),
+            (HeaderName::from_static("ratelimit-policy"), "\"a\";q=-1"),
+        ]);
+        assert_eq!(
+            odd,
+            [
+                ("retry_after", "malformed"),
+                ("retry_after_ms", "malformed"),
+                ("x_ms_retry_after_ms", "negative"),
+                ("vendor_reset", "empty"),
+                ("vendor_remaining", "malformed"),
+                ("rate_limit", "malformed"),
+                ("rate_limit_policy", "negative"),
+            ]
+        );
+        let good: Vec<_> = errors(&[(LEFT, "5"), (RESET, "junk")]);
+        assert_eq!(good, [], "a window that does not count is not read");
+    }
+
+    #[test]
+    #[cfg(feature = "fields")]
+    fn clause_2_7_what_a_cache_kept_has_no_say_about_quotas() {
+        const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+        let rules = SignalRules { proactive: true, ..vendor_rules() };
+        let hint = |status, age| read(&rules, status, &[(LIMIT, "\"d\";r=0;t=60"), (AGE, age)]).hint_seen;
+        let fresh = Some(Hint { wait: Duration::from_secs(60), source: Source::RateLimit });
+        assert_eq!((hint(429, "0"), hint(429, "7")), (fresh, None));
+        assert_eq!((hint(200, "0"), hint(200, "7")), (fresh, None));
+        let window = [(LEFT, "0"), (RESET, "1795168830"), (AGE, "7")];
+        assert_eq!(read(&rules, 200, &window).outcome, Outcome::Success);
+    }
+
+    #[test]
+    fn some_statuses_are_limits_only_when_they_carry_a_hint() {
+        let rules = vendor_rules();
+        let window = [(LEFT, "0"), (RESET, "1795168830")];
+        let limit = named(Reason::RateLimited, 30_000, Source::VendorReset, "x-ratelimit-reset: 1795168830");
+        assert_eq!(read(&rules, 403, &window).outcome, Outcome::Signal(limit));
+        let left = [(LEFT, "1"), (RESET, "1795168830")];
+        assert_eq!(read(&rules, 403, &left).outcome, Outcome::Success);
+        assert_eq!(read(&rules, 403, &[]).outcome, Outcome::Success);
+        assert_eq!(read(&rules, 502, &left).outcome, Outcome::Failing(Failure::Status(502)));
+        assert_eq!(read(&rules, 403, &[(RETRY_AFTER, "60")]).outcome, {
+            Outcome::Signal(named(Reason::RateLimited, 60_000, Source::RetryAfterSeconds, "Retry-After: 60"))
+        });
+        assert_eq!(read(&SignalRules::default(), 403, &window).outcome, Outcome::Success);
+        let untrusted = SignalRules { trust_hints: false, ..rules };
+        let received = Some("x-ratelimit-reset: 1795168830".into());
+        let limit = Signal { reason: Reason::RateLimited, hint: None, received };
+        assert_eq!(read(&untrusted, 403, &window).outcome, Outcome::Signal(limit));
+    }
+
+    #[test]
+    #[cfg(feature = "fields")]
+    fn clause_2_10_a_good_answer_that_was_the_last_is_exhausted_where_the_policy_asks() {
+        let rules = SignalRules { proactive: true, ..vendor_rules() };
+        let window = [(LEFT, "0"), (RESET, "1795168830")];
+        let last = Outcome::Exhausted(named(
+            Reason::QuotaExhausted,
+            30_000,
+            Source::VendorReset,
+            "x-ratelimit-reset: 1795168830",
+        ));
+        for status in [200, 204, 302, 304] {
+            assert_eq!(read(&rules, status, &window).outcome, last, "{status}");
+        }
+        for status in [404, 500] {
+            let reading = read(&rules, status, &window);
+            assert!(reading.outcome.signal().is_none() && reading.hint_seen.is_none(), "{status} is no good answer");
+        }
+        assert_eq!(read(&vendor_rules(), 200, &window).outcome, Outcome::Success);
+        assert_eq!(read(&vendor_rules(), 200, &[(LEFT, "junk")]).errors().count(), 0, "nobody has asked");
+        assert_eq!(read(&rules, 200, &[(LEFT, "junk")]).errors().count(), 1);
+        assert_eq!(read(&rules, 200, &[(LEFT, "1"), (RESET, "1795168830")]).outcome, Outcome::Success);
+        let pause = [(HeaderName::from_static("x-pause"), "30"), (RETRY_AFTER, "30")];
+        assert_eq!(read(&rules, 200, &pause).outcome, Outcome::Success, "it does not say that nothing is left");
+        assert_eq!(read(&rules, 200, &[(LEFT, "0"), (RESET, "1795168800")]).outcome, Outcome::Success, "it is over");
+        let ietf = [(HeaderName::from_static("ratelimit"), "\"d\";r=0;t=60")];
+        let last = named(Reason::QuotaExhausted, 60_000, Source::RateLimit, "RateLimit: \"d\";r=0;t=60");
+        assert_eq!(read(&rules, 200, &ietf).outcome, Outcome::Exhausted(last));
+        let untrusted = SignalRules { trust_hints: false, ..rules };
+        let reading = read(&untrusted, 200, &window);
+        assert_eq!((reading.outcome, reading.hint_seen.is_some()), (Outcome::Success, true), "it is still seen");
+    }
+
+    fn scope_rules() -> SignalRules {
+        let scope = |equals: &str, level: &str, step| ScopeRule {
+            field: SCOPE,
+            equals: equals.into(),
+            level: level.into(),
+            step,
+        };
+        SignalRules {
+            proactive: true,
+            scopes: vec![scope(" Global ", "host", true), scope("shared", "route", false), scope("global", "x", true)],
+            ..vendor_rules()
+        }
+    }
+
+    #[test]
+    fn clause_4_3_the_first_scope_whose_field_is_as_it_says_tells_what_a_signal_is_about() {
+        let scope = |status, fields: &[(HeaderName, &str)]| read(&scope_rules(), status, fields).scope;
+        assert_eq!(scope(429, &[(SCOPE, "global")]), Some(0));
+        assert_eq!(scope(429, &[(SCOPE, " GLOBAL\t")]), Some(0));
+        assert_eq!(scope(429, &[(SCOPE, "user"), (SCOPE, "shared")]), Some(1));
+        assert_eq!(scope(429, &[(SCOPE, "user")]), None);
+        assert_eq!(scope(429, &[]), None);
+        assert_eq!(scope(403, &[(SCOPE, "global"), (RETRY_AFTER, "5")]), Some(0));
+        for status in [200, 403, 500, 503] {
+            assert_eq!(scope(status, &[(SCOPE, "global")]), None, "{status} is no signal");
+        }
+        let last = [(LEFT, "0"), (RESET, "1795168830"), (SCOPE, "shared")];
+        assert_eq!(scope(200, &last), Some(1));
+        let of_type = (CONTENT_TYPE, "application/grpc");
+        let in_head = scope(200, &[of_type.clone(), (GRPC_STATUS, "8"), (SCOPE, "global")]);
+        let open = read(&scope_rules(), 200, &[of_type.clone(), (SCOPE, "shared")]);
+        let trailers = headers(&[(GRPC_STATUS, "8"), (SCOPE, "global")]);
+        let late = read(&scope_rules(), 200, &[of_type]);
+        let closed = [open, late].map(|open| {
+            assert_eq!(open.scope, None);
+            open.with_trailers(&scope_rules(), Some(&trailers), Duration::ZERO).scope
+        });
+        assert_eq!((in_head, closed), (Some(0), [Some(1), Some(0)]));
+    }
+
+    #[test]
+    fn clause_4_3_a_scope_without_a_step_is_off_the_ladder_with_a_hint_and_without() {
+        let shared = named(Reason::RateLimited, 9000, Source::RetryAfterSeconds, "Retry-After: 9");
+        let rules = scope_rules();
+        let with_hint = [(SCOPE, "shared"), (RETRY_AFTER, "9")];
+        assert_eq!(read(&rules, 429, &with_hint).outcome, Outcome::OffLadder(shared.clone()));
+        assert_eq!(read(&rules, 429, &[(SCOPE, "global"), (RETRY_AFTER, "9")]).outcome, Outcome::Signal(shared));
+        let without = |received: Option<&str>| {
+            let received = received.map(Into::into);
+            Outcome::OffLadder(Signal { reason: Reason::RateLimited, hint: None, received })
+        };
+        assert_eq!(read(&rules, 429, &[(SCOPE, "shared")]).outcome, without(None));
+        let untrusted = SignalRules { trust_hints: false, ..rules };
+        assert_eq!(read(&untrusted, 429, &with_hint).outcome, without(Some("Retry-After: 9")));
+    }
+
+    #[test]
+    fn a_signal_of_an_ignored_method_says_nothing_about_the_key() {
+        let rules = scope_rules();
+        let ignored = |status, fields: &[(HeaderName, &str)]| read(&rules, status, fields).of_ignored_method();
+        for fields in [&[(RETRY_AFTER, "9")][..], &[], &[(SCOPE, "shared"), (RETRY_AFTER, "9")]] {
+            let reading = ignored(429, fields);
+            assert_eq!((reading.outcome, reading.scope), (Outcome::Neutral, None));
+        }
+        assert_eq!(ignored(429, &[(RETRY_AFTER, "9")]).relayed().outcome, Outcome::Neutral);
+        assert_eq!(ignored(200, &[(LEFT, "0"), (RESET, "1795168830")]).outcome, Outcome::Success);
+        assert_eq!(ignored(200, &[]).outcome, Outcome::Success);
+        assert_eq!(ignored(500, &[]).outcome, Outcome::Answered);
+        assert_eq!(ignored(502, &[]).outcome, Outcome::Failing(Failure::Status(502)));
+        let open = ignored(200, &[(CONTENT_TYPE, "application/grpc")]);
+        assert!(open.awaits_trailers());
+        let limited = open.with_trailers(&rules, Some(&headers(&[(GRPC_STATUS, "8")])), Duration::ZERO);
+        assert_eq!(limited.outcome, Outcome::Neutral, "it holds for what comes behind the body, too");
     }
 }

@@ -366,7 +366,7 @@ impl Cooldown {
             Phase::Cooling => {
                 let Some(live) = self.last() else { return Err("cooling without a cooldown") };
                 let length = live.deadline.saturating_since(live.started);
-                if live.reason == Reason::Failing && length > policy.breaker.max {
+                if live.reason == Reason::Failing && length > policy.breaker.longest() {
                     return Err("a breaker cooldown longer than its cap");
                 }
             }

@@ -53,8 +53,14 @@ pub enum Source {
     RetryAfterSeconds,
     /// `Retry-After` as a date.
     RetryAfterDate,
+    /// `retry-after-ms` or `x-ms-retry-after-ms`.
+    RetryAfterMs,
+    /// A field of the vendor's that the policy names.
+    VendorReset,
     /// `grpc-retry-pushback-ms`.
     GrpcPushback,
+    /// `RateLimit`.
+    RateLimit,
     /// Our own ladder: no hint, or a hint shorter than the ladder.
     Ladder,
     /// The breaker's ladder.
@@ -69,10 +75,13 @@ pub enum Source {
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::RetryAfterSeconds,
         Self::RetryAfterDate,
+        Self::RetryAfterMs,
+        Self::VendorReset,
         Self::GrpcPushback,
+        Self::RateLimit,
         Self::Ladder,
         Self::Breaker,
         Self::BodyRule,
@@ -85,7 +94,10 @@ impl Source {
         match self {
             Self::RetryAfterSeconds => "retry_after_seconds",
             Self::RetryAfterDate => "retry_after_date",
+            Self::RetryAfterMs => "retry_after_ms",
+            Self::VendorReset => "vendor_reset",
             Self::GrpcPushback => "grpc_pushback",
+            Self::RateLimit => "rate_limit",
             Self::Ladder => "ladder",
             Self::Breaker => "breaker",
             Self::BodyRule => "body_rule",
@@ -215,7 +227,10 @@ mod tests {
             [
                 "retry_after_seconds",
                 "retry_after_date",
+                "retry_after_ms",
+                "vendor_reset",
                 "grpc_pushback",
+                "rate_limit",
                 "ladder",
                 "breaker",
                 "body_rule",

@@ -4,6 +4,10 @@
 //! reads, so the form is strict: lower case, one trailing dot removed, the default port made explicit, IPv6 in its
 //! canonical text (RFC 5952) and an IPv4-mapped address as the IPv4 address inside, no userinfo, no percent-encoding. Names
 //! beyond ASCII must arrive as A-labels (RFC 5890).
+//!
+//! Two things are wider or narrower than a host (SPEC 4.2). A *group* is a key that several hosts share; it has a name in the
+//! place of the host. A *scope* makes a key narrower: one credential, one route. It is shown behind a `#`, which no URL
+//! that is asked for can have: `https://peer.example:443#credential=5c3f09a1b2c4d6e8`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -41,11 +45,21 @@ impl Scheme {
     }
 }
 
-/// What a cooldown is held against. Shown as `https://peer.example:443`.
+/// The longest scope, in bytes. What is longer is shortened by whoever makes it.
+pub const MAX_SCOPE: usize = 512;
+
+/// The longest name of a group, in bytes.
+const MAX_GROUP: usize = 64;
+
+/// What a cooldown is held against. Shown as `https://peer.example:443`, with a scope behind `#`; a group as `group:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     scheme: Scheme,
-    host: Box<str>,
+    /// The host, or the name of a group, and behind it the scope: in one piece, for a table has many of them.
+    text: Box<str>,
+    /// Where the scope begins. Of a key without one, the end.
+    host_ends: u8,
+    /// Of a group, 0.
     port: u16,
 }
 
@@ -55,6 +69,7 @@ pub struct KeyRef<'a> {
     scheme: Scheme,
     host: Cow<'a, str>,
     port: u16,
+    scope: Cow<'a, str>,
 }
 
 impl<'a> KeyRef<'a> {
@@ -66,7 +81,7 @@ impl<'a> KeyRef<'a> {
         if port == 0 {
             return Err(KeyError::Port);
         }
-        Ok(Self { scheme, host: normalise_host(host)?, port })
+        Ok(Self { scheme, host: normalise_host(host)?, port, scope: Cow::Borrowed("") })
     }
 
     /// Reads `host` or `host:port` of an authority (RFC 3986 §3.2) without userinfo.
@@ -93,31 +108,92 @@ impl<'a> KeyRef<'a> {
         self.port
     }
 
+    /// What makes the key narrower than its host or group; empty: nothing.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
     /// The key, owned.
     pub fn to_key(&self) -> Key {
-        Key { scheme: self.scheme, host: self.host.as_ref().into(), port: self.port }
+        Key::of(self.scheme, &self.host, self.port, &self.scope)
     }
 }
 
 impl Hash for KeyRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.scheme, self.host.as_ref(), self.port).hash(state);
+        (self.scheme, self.host.as_ref(), self.port, self.scope.as_ref()).hash(state);
     }
 }
 
 impl From<Key> for KeyRef<'static> {
     fn from(key: Key) -> Self {
-        Self { scheme: key.scheme, host: Cow::Owned(key.host.into_string()), port: key.port }
+        let (host, scope) = (key.host().to_owned(), key.scope().to_owned());
+        Self { scheme: key.scheme, host: Cow::Owned(host), port: key.port, scope: Cow::Owned(scope) }
     }
 }
 
 impl Key {
-    /// Reads a URL or a key as shown: `https://peer.example:443`, `http://peer.example/path` (the path is ignored). Without
-    /// a scheme, `https` is meant.
+    /// The key of a group: 1 to 64 letters, digits, `-`, `_` and `.`.
     ///
     /// # Errors
-    /// As [`KeyRef::from_authority`], and for another scheme than http and https.
+    /// When the name is not that.
+    pub fn group(name: &str) -> Result<Self, KeyError> {
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > MAX_GROUP || !name.bytes().all(is_good) {
+            return Err(KeyError::Group);
+        }
+        Ok(Self::of(Scheme::Https, name, 0, ""))
+    }
+
+    /// `host` is at most [`MAX_HOST`] bytes.
+    fn of(scheme: Scheme, host: &str, port: u16, scope: &str) -> Self {
+        let text = if scope.is_empty() { host.into() } else { [host, scope].concat().into() };
+        Self { scheme, text, host_ends: u8::try_from(host.len()).unwrap_or(u8::MAX), port }
+    }
+
+    /// The same host or group, narrowed to `scope`: at most [`MAX_SCOPE`] bytes of printable ASCII.
+    ///
+    /// # Errors
+    /// When the scope is not that.
+    pub fn scoped(&self, scope: &str) -> Result<Self, KeyError> {
+        if scope.len() > MAX_SCOPE || !scope.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            return Err(KeyError::Scope);
+        }
+        Ok(Self::of(self.scheme, self.host(), self.port, scope))
+    }
+
+    /// This key narrowed by a scope more. One that is too long is kept as its hash, behind what this key has already, and one
+    /// that is nothing at all narrows nothing.
+    #[must_use]
+    pub fn narrowed(&self, scope: &str, hash: &dyn Fn(&[u8]) -> u64) -> Self {
+        let behind = |scope: &str| match self.scope() {
+            "" => scope.to_owned(),
+            ours => format!("{ours}; {scope}"),
+        };
+        let text = behind(scope);
+        let hashed = || {
+            let name = scope.split('=').next().unwrap_or_default();
+            let short = format!("{name}=~{:016x}", hash(text.as_bytes()));
+            self.scoped(&behind(&short)).or_else(|_| self.scoped(&short))
+        };
+        self.scoped(&text).or_else(|_| hashed()).unwrap_or_else(|_| self.clone())
+    }
+
+    /// Reads a URL or a key as shown: `https://peer.example:443`, `http://peer.example/path` (the path is ignored),
+    /// `https://peer.example:443#credential=5c3f09a1b2c4d6e8`, `group:NAME`. Without a scheme, `https` is meant.
+    ///
+    /// # Errors
+    /// As [`KeyRef::from_authority`], [`Key::group`] and [`Key::scoped`], and for another scheme than http and https.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let (whole, scope) = text.split_once('#').unwrap_or((text, ""));
+        let key = match whole.strip_prefix("group:") {
+            Some(name) => Self::group(name)?,
+            None => Self::parse_host(whole)?,
+        };
+        if scope.is_empty() { Ok(key) } else { key.scoped(scope) }
+    }
+
+    fn parse_host(text: &str) -> Result<Self, KeyError> {
         let (scheme, rest) = match text.split_once("://") {
             None => (Scheme::Https, text),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
@@ -135,7 +211,7 @@ impl Key {
 
     /// The host in its normal form, IPv6 without brackets.
     pub fn host(&self) -> &str {
-        &self.host
+        self.text.get(..usize::from(self.host_ends)).unwrap_or_default()
     }
 
     /// The port.
@@ -143,27 +219,54 @@ impl Key {
         self.port
     }
 
+    /// What makes the key narrower than its host or group; empty: nothing.
+    pub fn scope(&self) -> &str {
+        self.text.get(usize::from(self.host_ends)..).unwrap_or_default()
+    }
+
+    /// Whether this is the key of a group, whose name stands in the place of the host.
+    pub const fn is_group(&self) -> bool {
+        self.port == 0
+    }
+
+    /// The host or group as a whole.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self::of(self.scheme, self.host(), self.port, "")
+    }
+
     /// The host as an address, when it is a literal.
     pub fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
+        self.host().parse().ok()
     }
 
     /// Borrows the key for a look-up.
     pub fn as_ref(&self) -> KeyRef<'_> {
-        KeyRef { scheme: self.scheme, host: Cow::Borrowed(&self.host), port: self.port }
+        KeyRef {
+            scheme: self.scheme,
+            host: Cow::Borrowed(self.host()),
+            port: self.port,
+            scope: Cow::Borrowed(self.scope()),
+        }
     }
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.scheme, &*self.host, self.port).hash(state);
+        (self.scheme, self.host(), self.port, self.scope()).hash(state);
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
-        write!(f, "{}://{open}{}{close}:{}", self.scheme.as_str(), self.host, self.port)
+        let host = self.host();
+        let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+        if self.is_group() {
+            write!(f, "group:{host}")?;
+        } else {
+            write!(f, "{}://{open}{host}{close}:{}", self.scheme.as_str(), self.port)?;
+        }
+        if self.scope().is_empty() { Ok(()) } else { write!(f, "#{}", self.scope()) }
     }
 }
 
@@ -193,6 +296,10 @@ pub enum KeyError {
     Host,
     /// The host has characters beyond ASCII.
     NotAscii,
+    /// The name of a group is not 1 to 64 letters, digits, `-`, `_` and `.`.
+    Group,
+    /// The scope is too long or not printable.
+    Scope,
 }
 
 impl fmt::Display for KeyError {
@@ -204,6 +311,8 @@ impl fmt::Display for KeyError {
             Self::Port => "expected a port from 1 to 65535",
             Self::TooLong => "expected a host name of at most 253 bytes with labels of at most 63",
             Self::Host => "expected a host name or an IP address, found a character that neither has",
+            Self::Group => "expected a group's name of 1 to 64 letters, digits, `-`, `_` and `.`",
+            Self::Scope => "expected a scope of at most 512 printable ASCII characters",
             Self::NotAscii => "expected an ASCII host name; write an international name as A-labels (`xn--…`)",
         })
     }
@@ -304,6 +413,18 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_that_is_too_long_is_hashed_behind_what_the_key_has_already() {
+        let hash = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap();
+        let table = Key::parse("peer.example").unwrap().scoped("paths=/v1/*").unwrap();
+        assert_eq!(table.narrowed("route=a", &hash).scope(), "paths=/v1/*; route=a");
+        let long = format!("route={}", "a".repeat(MAX_SCOPE));
+        assert_eq!(table.narrowed(&long, &hash).scope(), "paths=/v1/*; route=~0000000000000213");
+        assert_eq!(table.whole().narrowed(&long, &hash).scope(), "route=~0000000000000206");
+        let full = table.scoped(&"p".repeat(MAX_SCOPE)).unwrap();
+        assert_eq!(full.narrowed("route=a", &hash).scope(), "route=~0000000000000209");
+    }
+
+    #[test]
     fn spellings_of_one_host_are_one_key() {
         for text in [
             "https://Peer.Example",
@@ -356,6 +477,29 @@ mod tests {
     fn an_owned_key_borrows_nothing_and_stays_the_same() {
         let key = Key::parse("http://[2001:db8::1]:8080").unwrap();
         assert_eq!(KeyRef::from(key.clone()).to_key(), key);
+    }
+
+    #[test]
+    fn groups_and_scopes_are_shown_as_they_are_read() {
+        for text in ["group:uploads", "group:a.b-c_D#credential=00ff", "https://peer.example:443#route=POST /a/{b}"] {
+            assert_eq!(shown(text), text);
+            let key = Key::parse(text).unwrap();
+            assert_eq!(KeyRef::from(key.clone()).to_key(), key);
+            assert_eq!(key.is_group(), text.starts_with("group:"));
+        }
+        assert_eq!(Key::parse("peer.example#a").unwrap().whole(), Key::parse("peer.example").unwrap());
+        assert_ne!(Key::parse("peer.example#a").unwrap(), Key::parse("peer.example#b").unwrap());
+        let long = "x".repeat(MAX_SCOPE + 1);
+        for (text, error) in [
+            ("group:", KeyError::Group),
+            ("group:a b", KeyError::Group),
+            (&*format!("group:{}", &long[..65]), KeyError::Group),
+            (&*format!("peer.example#{long}"), KeyError::Scope),
+            ("peer.example#\u{1b}[2J", KeyError::Scope),
+        ] {
+            assert_eq!(Key::parse(text).unwrap_err(), error, "{text}");
+        }
+        assert_ne!(Key::group("peer.example").unwrap(), Key::parse("peer.example").unwrap());
     }
 
     #[test]

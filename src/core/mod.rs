@@ -9,6 +9,7 @@ pub mod classify;
 pub mod cooldown;
 pub mod decision;
 pub mod key;
+pub mod level;
 pub mod policy;
 pub mod signal;
 pub mod time;

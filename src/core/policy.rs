@@ -6,7 +6,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::header::RETRY_AFTER;
+use http::{HeaderName, Method, StatusCode};
+
+use super::signal::FailureClass;
+use super::signal::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY};
+use super::signal::retry_after::{RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
 
 /// What holdoff does with its decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,12 +56,93 @@ pub struct SignalRules {
     pub statuses: Vec<StatusCode>,
     /// Statuses that are `unavailable` when they carry a hint. Default 503.
     pub unavailable: Vec<StatusCode>,
+    /// Statuses that are `rate_limited` when they carry a hint, and read as if they were not named here without one: a 403
+    /// that may as well mean that something is forbidden. Default none.
+    pub limited_with_hint: Vec<StatusCode>,
     /// What a `rate_limited` status without any hint does. Default [`Hintless::Cool`].
     pub hintless: Hintless,
     /// Whether hints are taken at their word. `false`: only the ladder counts. Default `true`.
     pub trust_hints: bool,
     /// Whether `Retry-After: 1.5` is read, rounded up. Default `false`: it is malformed.
     pub fractional_seconds: bool,
+    /// Whether a good answer which says that nothing is left cools the key until more is there. Default `false`.
+    pub proactive: bool,
+    /// Methods whose signals say nothing about the key. Default none.
+    pub ignore_methods: Vec<Method>,
+    /// The vendor's own fields about waiting. Default none.
+    pub fields: Vec<FieldRule>,
+    /// Fields that say what a signal is about, the first that fits. Default none.
+    pub scopes: Vec<ScopeRule>,
+}
+
+/// A vendor's field that names a wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldRule {
+    /// The field that says when the window ends.
+    pub reset: HeaderName,
+    /// How it says so.
+    pub unit: Unit,
+    /// The field that says how much is left of the window, which counts only when that is nothing. Without one the window
+    /// counts on every answer whose status may be a signal, and never on a good one.
+    pub remaining: Option<HeaderName>,
+}
+
+/// How a field writes a time. It is declared, never guessed by the size of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// A number of seconds from now: `64.57`
+    Seconds,
+    /// A number of milliseconds from now: `1500`
+    Milliseconds,
+    /// Seconds since 1970: `1470173023.123`
+    EpochSeconds,
+    /// Milliseconds since 1970: `1470173023123`
+    EpochMilliseconds,
+    /// A time from now with units: `6m0s`, `8.64s`, `17ms`
+    Duration,
+    /// A time of ISO 8601: a point in time with an offset from UTC, or a time from now such as `PT1M30S`
+    Iso8601,
+    /// A point in time of RFC 3339: `2026-11-20T10:00:00Z`
+    Rfc3339,
+}
+
+impl Unit {
+    /// Every unit.
+    pub const ALL: [Self; 7] = [
+        Self::Seconds,
+        Self::Milliseconds,
+        Self::EpochSeconds,
+        Self::EpochMilliseconds,
+        Self::Duration,
+        Self::Iso8601,
+        Self::Rfc3339,
+    ];
+
+    /// The word used in configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Seconds => "seconds",
+            Self::Milliseconds => "milliseconds",
+            Self::EpochSeconds => "epoch_seconds",
+            Self::EpochMilliseconds => "epoch_milliseconds",
+            Self::Duration => "duration",
+            Self::Iso8601 => "iso8601",
+            Self::Rfc3339 => "rfc3339",
+        }
+    }
+}
+
+/// A field by which a signal says what it is about (SPEC 4.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopeRule {
+    /// The field.
+    pub field: HeaderName,
+    /// Its value, whatever the case of its letters.
+    pub equals: Box<str>,
+    /// What such a signal is about: `host`, or the name of a level.
+    pub level: Box<str>,
+    /// Whether it climbs the ladder. `false`: its hint counts, and without one it is a signal like others.
+    pub step: bool,
 }
 
 impl Default for SignalRules {
@@ -64,9 +150,14 @@ impl Default for SignalRules {
         Self {
             statuses: vec![StatusCode::TOO_MANY_REQUESTS],
             unavailable: vec![StatusCode::SERVICE_UNAVAILABLE],
+            limited_with_hint: Vec::new(),
             hintless: Hintless::Cool,
             trust_hints: true,
             fractional_seconds: false,
+            proactive: false,
+            ignore_methods: Vec::new(),
+            fields: Vec::new(),
+            scopes: Vec::new(),
         }
     }
 }
@@ -157,6 +248,51 @@ pub struct BreakerLimits {
     pub growth: f64,
     /// The bound of its ladder. Default 60 s.
     pub max: Duration,
+    /// Whether the class of the failure that opens it chooses the ladder, instead of the three values above. Default
+    /// `false`.
+    pub classes: bool,
+}
+
+/// A ladder of the breaker.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerLadder {
+    /// The first step.
+    pub initial: Duration,
+    /// The factor from step to step.
+    pub growth: f64,
+    /// The bound.
+    pub max: Duration,
+}
+
+impl BreakerLadder {
+    // The figures are those of peat-mesh, a mesh whose sync sorts its errors like this (its `RetryPolicy` by severity).
+
+    /// For [`FailureClass::Transient`].
+    pub const TRANSIENT: Self = Self { initial: Duration::from_millis(50), growth: 1.5, max: Duration::from_secs(5) };
+
+    /// For [`FailureClass::Recoverable`].
+    pub const RECOVERABLE: Self =
+        Self { initial: Duration::from_millis(100), growth: 2.0, max: Duration::from_secs(30) };
+
+    /// For [`FailureClass::Severe`].
+    pub const SEVERE: Self = Self { initial: Duration::from_secs(1), growth: 3.0, max: Duration::from_secs(60) };
+}
+
+impl BreakerLimits {
+    /// The longest cooldown that it can open.
+    pub fn longest(&self) -> Duration {
+        FailureClass::ALL.map(|class| self.ladder(class).max).into_iter().fold(Duration::ZERO, Duration::max)
+    }
+
+    /// The ladder that a failure of `class` climbs.
+    pub const fn ladder(&self, class: FailureClass) -> BreakerLadder {
+        match class {
+            _ if !self.classes => BreakerLadder { initial: self.initial, growth: self.growth, max: self.max },
+            FailureClass::Transient => BreakerLadder::TRANSIENT,
+            FailureClass::Recoverable => BreakerLadder::RECOVERABLE,
+            FailureClass::Severe => BreakerLadder::SEVERE,
+        }
+    }
 }
 
 impl Default for BreakerLimits {
@@ -167,6 +303,7 @@ impl Default for BreakerLimits {
             initial: Duration::from_secs(1),
             growth: 2.0,
             max: Duration::from_secs(60),
+            classes: false,
         }
     }
 }
@@ -176,6 +313,9 @@ pub const MAX_FREEZE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The highest `failure_threshold`: the breaker remembers that many times.
 pub const MAX_FAILURE_THRESHOLD: u32 = 1000;
+
+/// The most `fields`, and the most `scopes`, that a policy may name: each is looked for in every signal.
+pub const MAX_FIELD_RULES: usize = 32;
 
 impl Policy {
     /// Checks that the values make sense by themselves and together.
@@ -227,23 +367,66 @@ impl Policy {
         if !(1.0..=100.0).contains(&b.growth) {
             return error("breaker.growth", "a number from 1.0 to 100.0");
         }
-        for status in s.statuses.iter().chain(&s.unavailable) {
+        s.check()
+    }
+}
+
+impl SignalRules {
+    fn check(&self) -> Result<(), PolicyError> {
+        let error = |key, expected| Err(PolicyError { key, expected });
+        let named = self.statuses.iter().chain(&self.unavailable).map(|status| ("signals.statuses", status));
+        let with_hint = self.limited_with_hint.iter().map(|status| ("signals.limited_with_hint", status));
+        for (key, status) in named.chain(with_hint) {
             if *status == StatusCode::UNAUTHORIZED {
-                return error(
-                    "signals.statuses",
-                    "any status but 401, which asks for credentials and says nothing about load",
-                );
+                return error(key, "any status but 401, which asks for credentials and says nothing about load");
             }
             if !(status.is_client_error() || status.is_server_error()) {
-                return error("signals.statuses", "statuses from 400 to 599");
+                return error(key, "statuses from 400 to 599");
             }
         }
-        if s.statuses.iter().any(|status| s.unavailable.contains(status)) {
+        if self.statuses.iter().any(|status| self.unavailable.contains(status)) {
             return error("signals.unavailable", "no status that `signals.statuses` also names");
+        }
+        if self.limited_with_hint.iter().any(|status| self.statuses.contains(status)) {
+            return error("signals.limited_with_hint", "no status that `signals.statuses` also names");
+        }
+        if self.limited_with_hint.iter().any(|status| self.unavailable.contains(status)) {
+            return error("signals.limited_with_hint", "no status that `signals.unavailable` also names");
+        }
+        if self.fields.len() > MAX_FIELD_RULES {
+            return error("signals.fields", "at most 32 of them");
+        }
+        for (at, rule) in self.fields.iter().enumerate() {
+            if cfg!(not(feature = "fields")) && matches!(rule.unit, Unit::Duration | Unit::Iso8601 | Unit::Rfc3339) {
+                return error("signals.fields", "a `unit` of numbers; the feature `fields` reads what is written out");
+            }
+            if KNOWN_FIELDS.contains(&rule.reset) {
+                return error("signals.fields", "fields that are not read anyway, as this `reset` is");
+            }
+            if rule.remaining.as_ref() == Some(&rule.reset) {
+                return error("signals.fields", "one field as `reset` and another one as `remaining`");
+            }
+            if self.fields.iter().take(at).any(|other| other.reset == rule.reset && other.unit != rule.unit) {
+                return error("signals.fields", "one `unit` for a field, wherever it is named as `reset`");
+            }
+        }
+        if self.scopes.len() > MAX_FIELD_RULES {
+            return error("signals.scopes", "at most 32 of them");
+        }
+        for rule in &self.scopes {
+            if rule.equals.trim_ascii().is_empty() {
+                return error("signals.scopes", "a value in `equals`");
+            }
+            if rule.level.is_empty() {
+                return error("signals.scopes", "`host` or the name of a level in `level`");
+            }
         }
         Ok(())
     }
 }
+
+/// Fields that name a wait without being told of.
+const KNOWN_FIELDS: [HeaderName; 5] = [RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS, RATE_LIMIT, RATE_LIMIT_POLICY];
 
 /// A value of a policy that does not make sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,6 +487,10 @@ mod tests {
         assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::UNAUTHORIZED)), "signals.statuses");
         assert_eq!(refused(|p| p.signals.statuses.push(StatusCode::OK)), "signals.statuses");
         assert_eq!(refused(|p| p.signals.unavailable.push(StatusCode::TOO_MANY_REQUESTS)), "signals.unavailable");
+        for status in [401, 200, 429, 503] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(refused(|p| p.signals.limited_with_hint.push(status)), "signals.limited_with_hint", "{status}");
+        }
     }
 
     #[test]
@@ -333,5 +520,52 @@ mod tests {
     #[test]
     fn modes_have_the_words_of_the_configuration() {
         assert_eq!([Mode::Enforce, Mode::Observe, Mode::Off].map(Mode::as_str), ["enforce", "observe", "off"]);
+    }
+
+    fn field(reset: &'static str, remaining: Option<&'static str>) -> FieldRule {
+        FieldRule {
+            reset: HeaderName::from_static(reset),
+            unit: Unit::Seconds,
+            remaining: remaining.map(HeaderName::from_static),
+        }
+    }
+
+    #[test]
+    fn fields_that_contradict_each_other_are_refused() {
+        for name in ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "ratelimit", "ratelimit-policy"] {
+            assert_eq!(refused(|p| p.signals.fields.push(field(name, None))), "signals.fields", "{name}");
+        }
+        assert_eq!(refused(|p| p.signals.fields.push(field("x-reset", Some("x-reset")))), "signals.fields");
+        assert_eq!(refused(|p| p.signals.fields = vec![field("x-reset", None); 33]), "signals.fields");
+        let other_unit = FieldRule { unit: Unit::EpochSeconds, ..field("x-reset", Some("x-left")) };
+        assert_eq!(refused(|p| p.signals.fields = vec![field("x-reset", None), other_unit.clone()]), "signals.fields");
+        let mut policy = Policy::default();
+        policy.signals.fields = vec![field("x-reset", Some("x-left")); MAX_FIELD_RULES];
+        policy.signals.limited_with_hint = vec![StatusCode::FORBIDDEN];
+        policy.check().unwrap();
+    }
+
+    #[test]
+    fn a_scope_needs_a_value_and_a_level() {
+        let scope = |equals: &str, level: &str| ScopeRule {
+            field: HeaderName::from_static("x-ratelimit-scope"),
+            equals: equals.into(),
+            level: level.into(),
+            step: false,
+        };
+        assert_eq!(refused(|p| p.signals.scopes.push(scope(" ", "host"))), "signals.scopes");
+        assert_eq!(refused(|p| p.signals.scopes.push(scope("global", ""))), "signals.scopes");
+        assert_eq!(refused(|p| p.signals.scopes = vec![scope("global", "host"); 33]), "signals.scopes");
+        let mut policy = Policy::default();
+        policy.signals.scopes = vec![scope("global", "host"); MAX_FIELD_RULES];
+        policy.check().unwrap();
+    }
+
+    #[test]
+    fn units_have_the_words_of_the_configuration() {
+        assert_eq!(
+            Unit::ALL.map(Unit::as_str),
+            ["seconds", "milliseconds", "epoch_seconds", "epoch_milliseconds", "duration", "iso8601", "rfc3339"]
+        );
     }
 }

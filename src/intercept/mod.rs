@@ -49,6 +49,7 @@ pub use leaf::Leaf;
 
 use crate::config::settings;
 use crate::core::time::UnixTime;
+use crate::state;
 
 /// Interception as it is configured: which hosts, and what shows them a certificate.
 #[derive(Debug)]
@@ -134,8 +135,7 @@ pub fn check(settings: &settings::Intercept, now: UnixTime) -> Result<Option<Che
     Ok(Some(Checked { directory, certificate, warnings }))
 }
 
-/// Where the authority is: the configured directory, else `ca` in the state directory. That is `$STATE_DIRECTORY` (which
-/// systemd sets), else `$XDG_STATE_HOME/holdoff`, else `~/.local/state/holdoff`.
+/// Where the authority is: the configured directory, else `ca` in the [state directory](state::directory).
 ///
 /// # Errors
 /// When nothing says where.
@@ -146,15 +146,7 @@ pub fn directory(
     if let Some(configured) = configured {
         return Ok(configured.to_owned());
     }
-    // The XDG base directory specification has relative paths ignored.
-    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-    let named = |name: &str| variable(name).map(PathBuf::from).and_then(absolute);
-    // systemd separates several directories by colons.
-    let state = variable("STATE_DIRECTORY")
-        .and_then(|all| std::env::split_paths(&all).next())
-        .and_then(absolute)
-        .or_else(|| named("XDG_STATE_HOME").map(|state| state.join("holdoff")))
-        .or_else(|| named("HOME").map(|home| home.join(".local/state/holdoff")));
+    let state = state::directory(None, variable);
     state.map(|state| state.join("ca")).ok_or_else(|| {
         AuthorityError::new(
             "expected a directory for the certificate authority, found none of `STATE_DIRECTORY`, `XDG_STATE_HOME` and \

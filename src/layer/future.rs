@@ -45,6 +45,8 @@ pin_project! {
 struct Admitted {
     entry: Arc<KeptEntry>,
     permit: KeptPermit,
+    /// The request has a method whose signals say nothing about the key.
+    is_ignored: bool,
 }
 
 impl<F, K, C, A> ResponseFuture<F, K, C, A> {
@@ -52,8 +54,13 @@ impl<F, K, C, A> ResponseFuture<F, K, C, A> {
         Self { state: State::Sent { future, admitted: None }, hooks }
     }
 
-    pub(super) fn observed(future: F, entry: Arc<KeptEntry>, permit: KeptPermit, hooks: Arc<Hooks<K, C, A>>) -> Self {
-        Self { state: State::Sent { future, admitted: Some(Admitted { entry, permit }) }, hooks }
+    pub(super) fn observed(
+        future: F,
+        (entry, permit): (Arc<KeptEntry>, KeptPermit),
+        is_ignored: bool,
+        hooks: Arc<Hooks<K, C, A>>,
+    ) -> Self {
+        Self { state: State::Sent { future, admitted: Some(Admitted { entry, permit, is_ignored }) }, hooks }
     }
 
     pub(super) fn refused(refusal: ShortCircuit, is_head: bool, hooks: Arc<Hooks<K, C, A>>) -> Self {
@@ -97,11 +104,12 @@ where
 
 impl Admitted {
     fn answered<R>(self, response: &Response<R>, holdoff: &Holdoff) {
-        let Self { entry, permit } = self;
+        let Self { entry, permit, is_ignored } = self;
         let rules = &entry.attached().signals;
         let reading = classify::response(rules, response.status(), response.headers(), holdoff.wall());
+        let reading = if is_ignored { reading.of_ignored_method() } else { reading };
         let status = reading.status.as_u16();
-        let error = tells(&reading.outcome).then(|| {
+        let error = reading.outcome.is_trouble().then(|| {
             let host = entry.key().host();
             match reading.hint_seen {
                 Some(hint) => format!("HTTP {status} from {host} (retry_after={}s)", ceil_secs(hint.wait)),
@@ -112,10 +120,10 @@ impl Admitted {
     }
 
     fn failed(self, outcome: &Outcome, holdoff: &Holdoff) {
-        let Self { entry, permit } = self;
+        let Self { entry, permit, .. } = self;
         let error = match outcome {
             Outcome::Failing(failure) => Some(format!("no answer from {} ({})", entry.key().host(), failure.as_str())),
-            outcome if tells(outcome) => Some(format!("{} by {}", outcome.as_str(), entry.key().host())),
+            outcome if outcome.is_trouble() => Some(format!("{} by {}", outcome.as_str(), entry.key().host())),
             _ => None,
         };
         complete(permit, outcome, None, error.as_deref(), holdoff);
@@ -124,13 +132,8 @@ impl Admitted {
 
 fn complete(permit: KeptPermit, outcome: &Outcome, status: Option<u16>, error: Option<&str>, holdoff: &Holdoff) {
     // Only what can start a cooldown needs jitter.
-    let draw = if tells(outcome) { holdoff.draw() } else { 0 };
+    let draw = if outcome.is_trouble() || outcome.signal().is_some() { holdoff.draw() } else { 0 };
     permit.complete(outcome, status, error, holdoff.now(), draw);
-}
-
-/// Whether an outcome is one that people want to read about.
-const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
 }
 
 impl<F, K, C, A> fmt::Debug for ResponseFuture<F, K, C, A> {

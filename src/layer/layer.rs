@@ -173,7 +173,8 @@ where
         };
         match hooks.holdoff.admit(&key) {
             (entry, KeptVerdict::Forward(permit)) => {
-                ResponseFuture::observed(self.inner.call(request), entry, permit, hooks)
+                let is_ignored = entry.attached().signals.ignore_methods.contains(request.method());
+                ResponseFuture::observed(self.inner.call(request), (entry, permit), is_ignored, hooks)
             }
             (_, KeptVerdict::Pass | KeptVerdict::WouldHave(_)) => {
                 ResponseFuture::unobserved(self.inner.call(request), hooks)

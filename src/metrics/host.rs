@@ -11,7 +11,7 @@ use super::{Bound, Common, words};
 use crate::core::classify::Reading;
 use crate::core::cooldown::{EndCause, Event, ProbeResult};
 use crate::core::decision::{Reason, Source};
-use crate::core::signal::{Cause, Field, Outcome};
+use crate::core::signal::{Cause, Field};
 use crate::core::time::{Instant, UnixTime};
 use crate::proxy::error::ErrorKind;
 use crate::table::clock;
@@ -122,7 +122,7 @@ impl HostMetrics {
         if let Some(offset) = reading.clock_offset {
             cells.set_clock_offset(offset);
         }
-        if let Outcome::Signal(_) | Outcome::Relayed(_) = reading.outcome {
+        if reading.outcome.signal().is_some() {
             let source = reading.hint_seen.map_or(Source::ALL.len(), |hint| place(&Source::ALL, hint.source));
             cells.signals.add(source, 1);
         }
@@ -130,11 +130,20 @@ impl HostMetrics {
             self.common.hints.observe(hint.wait);
         }
         for (field, cause) in reading.errors() {
-            let at =
-                place(&Field::ALL, field).saturating_mul(Cause::ALL.len()).saturating_add(place(&Cause::ALL, cause));
-            if let Some(count) = self.common.signal_errors.get(at) {
-                count.inc();
-            }
+            self.signal_error(field, cause);
+        }
+    }
+
+    /// A body rule matched. The wait is that of the rule, not one that the host named.
+    pub fn body_matched(&self) {
+        self.cells().signals.add(place(&Source::ALL, Source::BodyRule), 1);
+    }
+
+    /// Something about waiting was odd or could not be read.
+    pub fn signal_error(&self, field: Field, cause: Cause) {
+        let at = place(&Field::ALL, field).saturating_mul(Cause::ALL.len()).saturating_add(place(&Cause::ALL, cause));
+        if let Some(count) = self.common.signal_errors.get(at) {
+            count.inc();
         }
     }
 

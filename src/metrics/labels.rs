@@ -24,8 +24,11 @@ pub(super) const OTHER: &str = "_other";
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 
 /// The value of the label `host` of a key: the host, with the port unless it is the default one of the scheme. So http
-/// and https of one host share it.
+/// and https of one host share it, and whatever is narrower than the host. A group has its name: `group:uploads`.
 pub(super) fn label(key: &Key) -> String {
+    if key.is_group() {
+        return key.whole().to_string();
+    }
     let host = if key.host().contains(':') { format!("[{}]", key.host()) } else { key.host().to_owned() };
     if key.port() == key.scheme().default_port() { host } else { format!("{host}:{}", key.port()) }
 }

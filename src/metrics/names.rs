@@ -76,9 +76,9 @@ families! {
     HEAD_SECONDS = "holdoff_upstream_head_duration_seconds", Histogram, ["host"],
         "Time from the request being sent to the response head.";
     SIGNALS = "holdoff_signals_total", Counter, ["host", "source"],
-        "Responses that said slow down, by the field that named the wait; none: no field did.";
+        "Responses that said slow down or that nothing is left, by the field that named the wait; none: no field did.";
     SIGNAL_ERRORS = "holdoff_signal_errors_total", Counter, ["field", "cause"],
-        "Fields about waiting that were odd or could not be read.";
+        "Fields about waiting, and bodies that rules look at, that were odd or could not be read.";
     HINT_SECONDS = "holdoff_hint_seconds", Histogram, [],
         "Waits that upstreams named, before any bound.";
     COOLDOWNS_ACTIVE = "holdoff_cooldowns_active", Gauge, ["reason"],

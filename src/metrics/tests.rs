@@ -28,7 +28,7 @@ fn metrics(max_host_labels: usize) -> Arc<Metrics> {
 fn table(metrics: &Arc<Metrics>) -> Table<Host> {
     let (hosts, metrics) = (crate::config::parse("").unwrap().settings.hosts, Arc::clone(metrics));
     let attach = move |key: &Key| {
-        let host = Host::new(Arc::clone(hosts.resolve(key)), metrics.host(key));
+        let host = Host::new(Arc::clone(hosts.resolve(key)), metrics.host(key), false);
         (Arc::clone(&host.settings.policy), host)
     };
     Table::new(20_000, attach, Transitions::default())

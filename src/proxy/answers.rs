@@ -5,15 +5,15 @@ use http::{HeaderMap, Method, Response, StatusCode};
 
 use bytes::Bytes;
 
+use super::admission::Refused;
 use super::error::{ErrorKind, ProxyError};
-use super::shared::{Host, Shared};
+use super::shared::Shared;
 use super::tap::Partial;
-use crate::core::decision::NotUntil;
 use crate::core::key::Key;
 use crate::core::signal::grpc::is_grpc;
 use crate::metrics::Bound;
 use crate::synthetic::{self, LocalError, RequestFacts, ShortCircuit};
-use crate::table::{Entry, clock};
+use crate::table::clock;
 
 /// What of a request matters for an answer of ours; taken before the request is given away.
 #[derive(Clone, Debug)]
@@ -67,21 +67,16 @@ fn local<'a>(shared: &'a Shared, error: &'a ProxyError, key: Option<&'a Key>) ->
 }
 
 /// The answer to a request whose key is not to be asked now.
-pub(super) fn short_circuit(
-    shared: &Shared,
-    entry: &Entry<Host>,
-    refusal: &NotUntil,
-    facts: &Facts,
-) -> Response<Bytes> {
-    let last_error = entry.last_error();
+pub(super) fn short_circuit(shared: &Shared, refused: &Refused, facts: &Facts) -> Response<Bytes> {
+    let last_error = refused.by.last_error();
     let what = ShortCircuit {
         name: &shared.name,
-        key: entry.key(),
-        reason: refusal.reason,
-        wait: refusal.wait,
-        state: refusal.state,
+        key: refused.by.key(),
+        reason: refused.refusal.reason,
+        wait: refused.refusal.wait,
+        state: refused.refusal.state,
         last_error: last_error.as_deref(),
-        answer: &entry.attached().settings.answer,
+        answer: &refused.settings().answer,
     };
     synthetic::short_circuit(&what, &facts.request())
 }

@@ -16,7 +16,8 @@ use tokio::time::{Instant, Sleep};
 use super::error::{ErrorKind, ProxyError};
 use super::framing;
 use super::headers::Trailers;
-use super::outcome::Pending;
+use super::keys::Line;
+use super::pending::Pending;
 use super::record::Record;
 use super::shared::Host;
 use super::tap::MALFORMED;
@@ -235,7 +236,7 @@ pub(super) struct ResponseBody {
     trailers: Option<Box<Trailers>>,
     wire: Arc<Wire>,
     record: Option<Record>,
-    /// What the end of the body decides.
+    /// What the rest of the body decides.
     pending: Option<Box<Pending>>,
 }
 
@@ -289,8 +290,8 @@ impl Body for ResponseBody {
             }
             Kind::Upstream(body) => {
                 let polled = if this.wire.holds_body(cx) { Poll::Pending } else { Pin::new(&mut *body).poll_frame(cx) };
-                if let Some(pending) = &mut this.pending {
-                    pending.see(&polled, body.is_end_stream(), cx);
+                if this.pending.as_mut().is_some_and(|pending| pending.see(&polled, body.is_end_stream(), cx)) {
+                    this.pending = None;
                 }
                 match ready!(polled) {
                     Some(Ok(frame)) => {
@@ -350,9 +351,9 @@ pub(super) struct Excerpt {
 }
 
 impl Excerpt {
-    /// For the error that completing a permit numbered; `None` when there is none.
-    pub(super) fn new(entry: &Arc<Entry<Host>>, number: u64) -> Option<Self> {
-        (number != 0).then(|| Self { entry: Arc::clone(entry), number, bytes: Vec::new() })
+    /// For an error line.
+    pub(super) fn new((entry, number): Line) -> Self {
+        Self { entry, number, bytes: Vec::new() }
     }
 
     /// Some of the body passes.

@@ -17,25 +17,27 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::admission::{self, Admitted, Pass};
+use super::admission::{self, Admitted, Pass, Refused};
 use super::answers::{self, Facts};
 use super::body::ResponseBody;
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
-use super::exchange::{local, refuse};
+use super::exchange::{hang_up, local, refuse};
 use super::intercept::Interceptor;
+use super::keys::{About, Told};
 use super::record::Record;
 use super::shared::Host;
 use super::target;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::Target;
 use super::wire::HandOver;
+use crate::config::settings::OnCooldown;
 use crate::core::decision::Purpose;
 use crate::core::key::{Key, KeyRef, Scheme};
 use crate::core::signal::Outcome;
 use crate::core::time::Instant;
 use crate::metrics;
-use crate::table::{Entry, Verdict, clock};
+use crate::table::{Entry, clock};
 
 /// Opens a tunnel, or says why not.
 pub(super) async fn run(
@@ -68,14 +70,9 @@ pub(super) async fn run(
         Opens::Tunnel(place) => place,
     };
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
-    let Pass { entry, permit, mut hop, .. } = match admission::admit(context, &key, Purpose::Tunnel, arrived) {
+    let Pass { entry, mut keys, mut hop, .. } = match admission::admit(context, &key, Purpose::Tunnel, None, arrived) {
         Admitted::Pass(pass) => pass,
-        Admitted::Refused(entry, refusal) => {
-            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-            record.short_circuited(refusal.reason);
-            let answer = answers::short_circuit(&context.shared, &entry, &refusal, &facts);
-            return local(client, answer, version, false, record);
-        }
+        Admitted::Refused(refused) => return refuse_connect(client, &request, &refused, arrived),
     };
     let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
     let host = entry.attached();
@@ -86,9 +83,8 @@ pub(super) async fn run(
             if let Some(hop) = &mut hop {
                 hop.opened(now);
             }
-            if let Some(permit) = permit {
-                permit.complete(&Outcome::Connected, None, None, now, clock::draw());
-            }
+            let told = Told { outcome: &Outcome::Connected, status: None, line: None, about: About::Narrowest, now };
+            let _ = keys.tell(&context.shared, &told);
             entry.count_tunnel();
             tell_once(&entry, now);
             client.wire.hand_over(HandOver::Tunnel(Tunnel {
@@ -105,13 +101,31 @@ pub(super) async fn run(
         }
         Err(error) => {
             record.failed(&context.shared, &error);
-            admission::failed(permit, hop.as_mut(), &error, entry.key(), now);
+            admission::failed(context, &mut keys, hop.as_mut(), &error, entry.key(), now);
             let about = admission::key_of(&error, hop.as_ref(), entry.key());
             let wait = admission::named_wait(&error, hop.as_ref(), now);
             let answer = answers::error_until(&context.shared, &error, Some(about), &facts, wait);
             local(client, answer, version, false, record)
         }
     }
+}
+
+/// Answers a CONNECT that is not to be opened now.
+fn refuse_connect(
+    client: &Client,
+    request: &Request<Incoming>,
+    refused: &Refused,
+    arrived: Instant,
+) -> Response<ResponseBody> {
+    let shared = &client.context.shared;
+    let mut record = Record::new(shared, Some(&refused.entry), request, arrived);
+    record.short_circuited(refused.refusal.reason);
+    if refused.settings().on_cooldown == OnCooldown::Close {
+        return hang_up(client, record);
+    }
+    let facts = Facts::new(request.method(), request.headers());
+    let answer = answers::short_circuit(shared, refused, &facts);
+    local(client, answer, request.version(), false, record)
 }
 
 /// What a CONNECT opens, and its place among `max_tunnels`.
@@ -130,13 +144,11 @@ async fn intercept(
 ) -> Response<ResponseBody> {
     let shared = &client.context.shared;
     let (facts, version) = (Facts::new(request.method(), request.headers()), request.version());
-    let (entry, verdict) = shared.table.admit(key, Purpose::Session, arrived);
+    let entry = match admission::admit(&client.context, key, Purpose::Session, None, arrived) {
+        Admitted::Pass(pass) => pass.entry,
+        Admitted::Refused(refused) => return refuse_connect(client, &request, &refused, arrived),
+    };
     let mut record = Record::new(shared, Some(&entry), &request, arrived);
-    if let Verdict::ShortCircuit(refusal) = verdict {
-        record.short_circuited(refusal.reason);
-        let answer = answers::short_circuit(shared, &entry, &refusal, &facts);
-        return local(client, answer, version, false, record);
-    }
     match interceptor.session(entry.key(), place).await {
         Ok(session) => {
             client.wire.hand_over(HandOver::Session(session));

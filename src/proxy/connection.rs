@@ -308,7 +308,10 @@ async fn converse(client: Arc<Client>, stream: Transport, early: Bytes, drain: &
         let seen = client.wire.begin(length, request.version());
         let client = Arc::clone(&client);
         // Boxed, so that its room is given back when the answer begins: its body may take long.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(client.serve(request, seen).await) })
+        Box::pin(async move {
+            let answer = client.serve(request, seen).await;
+            client.wire.passes(answer)
+        })
     });
     let mut connection = context.http.serve_connection(TokioIo::new(io), service);
     let done = {

@@ -1,7 +1,8 @@
 //! One request: admitted by the table, sent, its response read for signals and passed on; or answered here.
 //!
 //! The order matters. The permit is completed at the response head, with one reading of the clock, before a byte of the
-//! response is passed on; that of a gRPC call that goes well so far waits for the trailers. If the client leaves, hyper
+//! response is passed on; that of an answer which goes well so far waits for the trailers of a gRPC call, and for what body
+//! rules see in the body, see [`pending`]. If the client leaves, hyper
 //! drops the future: the connection to the upstream closes, or its stream is reset, and the dropped permit counts as
 //! cancelled.
 
@@ -26,21 +27,26 @@ use super::body::{Excerpt, RequestBody, ResponseBody, too_large};
 use super::connection::Client;
 use super::error::{ErrorKind, ProxyError};
 use super::headers::{self, ToUpstream, Trailers, to_client};
-use super::outcome::{self, Pending};
+use super::keys::{Keys, Line};
+use super::outcome;
+use super::pending::{self, Pending, Rest};
 use super::record::Record;
 use super::reverse::Mapping;
 use super::shared::Host;
 use super::tunnel::{Far, Tunnel};
 use super::upstream::{self, Target, Through};
 use super::wire::{HandOver, Interim};
+use crate::config::settings::{HostSettings, OnCooldown};
 use crate::core::classify::{self, Reading};
 use crate::core::decision::{Purpose, Reason};
 use crate::core::key::KeyRef;
+use crate::core::level::Asked;
 use crate::core::signal::Outcome;
+use crate::core::signal::body::Watch;
 use crate::core::time::{Instant, UnixTime};
 use crate::metrics::Bound;
 use crate::synthetic::{self, PROXY_STATUS};
-use crate::table::{Entry, Permit, clock};
+use crate::table::{Entry, clock};
 
 /// How long a client may take for the rest of a body behind which a local answer waits.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -109,26 +115,39 @@ pub(super) async fn run(
 ) -> Response<ResponseBody> {
     let context = &client.context;
     let shape = Shape::of(&request);
-    let place = match Place::take(client, &request, &to.key, &shape, arrived) {
+    let place = match Place::take(client, &request, &to, &shape, arrived) {
         Ok(place) => place,
         Err(error) => {
             let entry = context.shared.table.entry(&to.key, arrived);
-            let record = Record::new(&context.shared, Some(&entry), &request, arrived);
+            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
+            let settings = context.shared.settings.hosts.resolve_at(entry.key(), to.path.path());
+            record.hide(&settings.levels, request.uri().path(), to.path.path());
             return refuse(client, request, &error, record).await;
         }
     };
-    let Pass { entry, permit, would, hop } = match admission::admit(context, &to.key, Purpose::Request, arrived) {
+    let asked =
+        Asked { method: request.method(), path: to.path.path(), query: to.path.query(), headers: request.headers() };
+    let admitted = admission::admit(context, &to.key, Purpose::Request, Some(&asked), arrived);
+    let Pass { entry, keys, would, hop } = match admitted {
         Admitted::Pass(pass) => pass,
-        Admitted::Refused(entry, refusal) => {
-            let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
-            record.short_circuited(refusal.reason);
+        Admitted::Refused(refused) => {
+            let mut record = Record::new(&context.shared, Some(&refused.entry), &request, arrived);
+            record.hide(&refused.settings().levels, request.uri().path(), to.path.path());
+            record.short_circuited(refused.refusal.reason);
+            if refused.settings().on_cooldown == OnCooldown::Close {
+                return hang_up(client, record);
+            }
             let keep = drain(client, request.into_body(), shape.expects).await;
-            let answer = answers::short_circuit(&context.shared, &entry, &refusal, &shape.facts);
+            let answer = answers::short_circuit(&context.shared, &refused, &shape.facts);
             return local(client, answer, shape.version, keep, record);
         }
     };
-    let record = Record::new(&context.shared, Some(&entry), &request, arrived);
-    let exchange = Exchange { client, entry: &entry, permit, hop, would, shape, arrived };
+    let mut record = Record::new(&context.shared, Some(&entry), &request, arrived);
+    let divided = keys.divided_settings();
+    let settings = divided.as_ref().unwrap_or(&entry.attached().settings);
+    record.hide(&settings.levels, request.uri().path(), to.path.path());
+    let ignored = settings.policy.signals.ignore_methods.contains(request.method());
+    let exchange = Exchange { client, entry: &entry, settings, ignored, keys, hop, would, shape, arrived };
     exchange.forward(request, to, place, record).await
 }
 
@@ -142,13 +161,20 @@ impl Place {
     fn take(
         client: &Client,
         request: &Request<Incoming>,
-        key: &KeyRef<'_>,
+        to: &Outbound<'_>,
         shape: &Shape,
         now: Instant,
     ) -> Result<Self, ProxyError> {
         if shape.has_body {
-            let entry = client.context.shared.table.entry(key, now);
-            let most = entry.attached().settings.timeouts.max_request_body;
+            let shared = &client.context.shared;
+            let entry = shared.table.entry(&to.key, now);
+            let host = entry.attached();
+            // Where paths have settings of their own, theirs count.
+            let settings = match host.divides {
+                true => shared.settings.hosts.resolve_at(entry.key(), to.path.path()),
+                false => &host.settings,
+            };
+            let most = settings.timeouts.max_request_body;
             if most != 0 && request.body().size_hint().lower() > most {
                 return Err(too_large());
             }
@@ -162,7 +188,10 @@ impl Place {
 struct Exchange<'a> {
     client: &'a Client,
     entry: &'a Arc<Entry<Host>>,
-    permit: Option<Permit<Host>>,
+    settings: &'a HostSettings,
+    /// Whether signals in answers to the method mean nothing.
+    ignored: bool,
+    keys: Keys,
     hop: Option<Hop>,
     would: Option<Reason>,
     shape: Shape,
@@ -179,10 +208,10 @@ impl Exchange<'_> {
     ) -> Response<ResponseBody> {
         let client = self.client;
         let (context, host) = (&client.context, self.entry.attached());
-        client.wire.set_patience(host.settings.timeouts.body_idle);
+        client.wire.set_patience(self.settings.timeouts.body_idle);
         let mapping = to.mapping;
         let request = self.outgoing(request, to.path, to.host).await;
-        let target = Target { key: self.entry.key(), host: &host.settings };
+        let target = Target { key: self.entry.key(), host: self.settings };
         let sent_at = clock::now();
         let sent = tokio::select! {
             sent = context.upstreams.send(&target, request) => sent.map_err(|failed| failed.error),
@@ -216,7 +245,7 @@ impl Exchange<'_> {
         host: Option<HeaderValue>,
     ) -> Request<RequestBody> {
         let client = self.client;
-        let timeouts = &self.entry.attached().settings.timeouts;
+        let timeouts = &self.settings.timeouts;
         let (mut parts, body) = request.into_parts();
         let (body, gate) = RequestBody::new(
             body,
@@ -295,19 +324,22 @@ impl Exchange<'_> {
         let wall = clock::wall();
         let word = self.word(&mut response, now);
         // Mode off neither reads nor feeds.
-        let reads = self.permit.is_some() || self.would.is_some();
-        let reading = (reads && !matches!(word, Word::Parent(..))).then(|| {
-            let reading = classify::response(&host.settings.policy.signals, status, response.headers(), wall);
+        let reads = self.keys.feeds() || self.would.is_some();
+        let reading = (reads && !matches!(word, Word::Parent(_))).then(|| {
+            let reading = classify::response(&self.settings.policy.signals, status, response.headers(), wall);
+            let reading = if self.ignored { reading.of_ignored_method() } else { reading };
             if matches!(word, Word::Relayed) { reading.relayed() } else { reading }
         });
-        let mark = host.settings.answer.annotate.then(|| {
+        let watch = reading.as_ref().filter(|_| matches!(word, Word::Host)).and_then(|r| self.watch(r, &response));
+        let mark = self.settings.answer.annotate.then(|| {
             let outcome = reading.as_ref().map_or(&Outcome::Neutral, |reading| &reading.outcome);
-            let is_open = reading.as_ref().is_some_and(Reading::awaits_trailers);
+            let is_open = reading.as_ref().is_some_and(|reading| pending::waits(reading, watch.is_some()));
             synthetic::annotate(self.entry.key(), (!is_open).then_some(outcome), self.would)
         });
+        record.hinted(reading.as_ref().and_then(|reading| reading.hint_seen));
         let (pending, excerpt) = match (reading, word) {
-            (Some(reading), _) => self.decide(reading, &response, now, wall),
-            (None, Word::Parent(parent, number)) => (None, self.excerpt(&parent, number, response.headers())),
+            (Some(reading), _) => self.decide(reading, watch, &response, now, wall),
+            (None, Word::Parent(line)) => (None, self.excerpt(line, response.headers())),
             (None, _) => (None, None),
         };
         record.forwarded(excerpt);
@@ -328,7 +360,7 @@ impl Exchange<'_> {
             client.wire.hand_over(HandOver::Tunnel(Tunnel {
                 far: Far::Upgrade(upgrade),
                 counts: host.metrics.tunnel(),
-                idle: host.settings.timeouts.tunnel_idle,
+                idle: self.settings.timeouts.tunnel_idle,
                 place,
             }));
             return Response::from_parts(parts, ResponseBody::local(Bytes::new(), &client.wire, Some(record)));
@@ -342,35 +374,60 @@ impl Exchange<'_> {
         Response::from_parts(parts, ResponseBody::upstream(body, trailers, &client.wire, record, pending))
     }
 
-    /// Completes the permit at the response head, or keeps it for the end of the body.
+    /// What looks at the body, where there are rules about it and it may say what the head does not.
+    fn watch<B>(&self, reading: &Reading, response: &Response<B>) -> Option<Watch> {
+        let (rules, status) = (&self.settings.bodies, response.status());
+        let has_body = !self.shape.facts.head && status != StatusCode::SWITCHING_PROTOCOLS;
+        let is_signal = matches!(reading.outcome, Outcome::Signal(_) | Outcome::OffLadder(_));
+        if rules.is_empty() || self.ignored || !has_body || is_signal {
+            return None;
+        }
+        rules.watch(status, response.headers())
+    }
+
+    /// Completes the permit at the response head, or keeps it for the rest of the body.
     fn decide<B: Body>(
         &mut self,
         reading: Reading,
+        watch: Option<Watch>,
         response: &Response<B>,
         now: Instant,
         wall: UnixTime,
     ) -> (Option<Box<Pending>>, Option<Excerpt>) {
-        let (headers, permit) = (response.headers(), self.permit.take());
-        let is_shown = self.client.context.shared.settings.log.error_body;
-        if reading.awaits_trailers() {
-            let mut pending = Pending::new(self.entry, permit, reading, now, is_shown);
-            if response.body().is_end_stream() {
-                pending.decide(None);
+        let (headers, host) = (response.headers(), self.entry.attached());
+        let shared = &self.client.context.shared;
+        let is_shown = shared.settings.log.error_body;
+        self.keys.learn(shared, headers, now);
+        let mut keys = std::mem::take(&mut self.keys);
+        let (waits, code) = (pending::waits(&reading, watch.is_some()), reading.grpc_code());
+        let line = match &watch {
+            // The trailers are counted with it.
+            _ if reading.awaits_trailers() => None,
+            None => outcome::complete(shared, self.entry, &mut keys, &reading, now, wall),
+            Some(_) => {
+                host.metrics.reading(&reading);
+                (!waits).then(|| outcome::tell_early(shared, self.entry, &mut keys, &reading, now, wall)).flatten()
             }
-            return (Some(Box::new(pending)), None);
+        };
+        let pending = (waits || watch.is_some()).then(|| {
+            let rest = Rest { reading, watch, head_at: now, keeps_message: is_shown };
+            let mut pending = Box::new(Pending::new(shared, self.entry, keys, rest));
+            if response.body().is_end_stream() {
+                pending.end(None);
+            }
+            pending
+        });
+        if is_shown && code.is_some() {
+            outcome::keep_message(line.as_ref(), headers);
+            return (pending, None);
         }
-        let number = outcome::complete(self.entry, permit, &reading, now, wall);
-        if is_shown && reading.grpc_code().is_some() {
-            outcome::keep_message(self.entry, number, headers);
-            return (None, None);
-        }
-        (None, self.excerpt(self.entry, number, headers))
+        (pending, self.excerpt(line, headers))
     }
 
-    /// The first bytes of the body, for the error line of that number.
-    fn excerpt(&self, entry: &Arc<Entry<Host>>, number: u64, headers: &HeaderMap) -> Option<Excerpt> {
+    /// The first bytes of the body, for an error line.
+    fn excerpt(&self, line: Option<Line>, headers: &HeaderMap) -> Option<Excerpt> {
         let is_shown = self.client.context.shared.settings.log.error_body && !headers.contains_key(CONTENT_ENCODING);
-        if is_shown { Excerpt::new(entry, number) } else { None }
+        line.filter(|_| is_shown).map(Excerpt::new)
     }
 
     /// Whose word an answer is. A mark that nobody vouches for is taken off (SPEC 2.13).
@@ -398,7 +455,7 @@ impl Exchange<'_> {
     /// Tells the keys of an error, and the client.
     fn fail(&mut self, error: &ProxyError, now: Instant) -> Response<Bytes> {
         let key = self.entry.key();
-        admission::failed(self.permit.take(), self.hop.as_mut(), error, key, now);
+        admission::failed(&self.client.context, &mut self.keys, self.hop.as_mut(), error, key, now);
         let about = admission::key_of(error, self.hop.as_ref(), key);
         let wait = admission::named_wait(error, self.hop.as_ref(), now);
         answers::error_until(&self.client.context.shared, error, Some(about), &self.shape.facts, wait)
@@ -408,6 +465,12 @@ impl Exchange<'_> {
 /// Waits until it turns out that the upstream never comes to its answer.
 async fn flooded(client: &Client) {
     poll_fn(|_| if client.wire.is_flooded() { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+/// Ends the connection, or the stream, without an answer.
+pub(super) fn hang_up(client: &Client, record: Record) -> Response<ResponseBody> {
+    client.wire.hang_up();
+    Response::new(ResponseBody::local(Bytes::new(), &client.wire, Some(record)))
 }
 
 /// Answers a request that will not be sent, with an error.

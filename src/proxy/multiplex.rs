@@ -123,7 +123,11 @@ pub(super) async fn run(
             };
             streams.announce(&client.wire);
             let streams = streams.clone();
-            async move { Ok::<_, std::convert::Infallible>(serve(client, request, streams).await) }
+            async move {
+                let wire = Arc::clone(&client.wire);
+                let answer = serve(client, request, streams).await;
+                wire.passes(answer)
+            }
         })
     };
     let io = TokioIo::new(Prefixed::new(early, stream));

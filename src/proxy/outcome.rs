@@ -1,21 +1,12 @@
-//! What a response means for its key, told to the table: at its head, or, for gRPC, when its trailers come.
-//!
-//! A gRPC call that goes well so far keeps its permit inside the response body ([`Pending`]). Only the success waits, and
-//! at most the probe lease (SPEC 2.12): a stream that lives for hours must not keep its host from being clear. A signal
-//! behind such a stream counts all the same.
+//! What a response means for its key, told to the table, and the error lines that go with it. What is decided behind the
+//! head only is in [`pending`](super::pending).
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-
-use bytes::Bytes;
-use http::HeaderMap;
-use http_body::Frame;
-use tokio::time::Sleep;
+use http::{HeaderMap, StatusCode};
 
 use super::body::EXCERPT;
 use super::error::ProxyError;
-use super::shared::Host;
+use super::keys::{About, Keys, Line, Told};
+use super::shared::{Host, Shared};
 use super::target;
 use crate::core::classify::Reading;
 use crate::core::key::Key;
@@ -23,47 +14,77 @@ use crate::core::signal::{Outcome, grpc, printable};
 use crate::core::time::{Instant, UnixTime, ceil_secs};
 use crate::table::{Entry, Permit, clock};
 
-/// Counts what a response says, and completes its permit. Returns the number of the error line, 0 when there is none.
+/// Counts what a response says, and tells the keys of its request. `entry` is the host's. Gives the error line, if there
+/// is one.
 pub(super) fn complete(
+    shared: &Shared,
     entry: &Entry<Host>,
-    permit: Option<Permit<Host>>,
+    keys: &mut Keys,
     reading: &Reading,
     now: Instant,
     wall: UnixTime,
-) -> u64 {
-    let metrics = &entry.attached().metrics;
-    metrics.reading(reading);
-    if reading.outcome == Outcome::Success {
-        metrics.success(wall);
-    }
-    permit.map_or(0, |permit| finish(permit, reading, entry.key(), now))
+) -> Option<Line> {
+    entry.attached().metrics.reading(reading);
+    let line = tell_early(shared, entry, keys, reading, now, wall);
+    keys.cancel();
+    line
 }
 
-/// Completes a permit with what a response says. Returns the number of the error line, 0 when there is none.
+/// Tells the keys of a request what a response says, whose end may yet say more. `entry` is the host's.
+pub(super) fn tell_early(
+    shared: &Shared,
+    entry: &Entry<Host>,
+    keys: &mut Keys,
+    reading: &Reading,
+    now: Instant,
+    wall: UnixTime,
+) -> Option<Line> {
+    if reading.outcome.is_success() {
+        entry.attached().metrics.success(wall);
+    }
+    let line = reading.outcome.is_trouble().then(|| line(entry.key(), reading));
+    let told = Told {
+        outcome: &reading.outcome,
+        status: Some(reading.status.as_u16()),
+        line: line.as_deref(),
+        about: About::of_scope(reading.scope),
+        now,
+    };
+    keys.tell_early(shared, &told)
+}
+
+/// Completes a permit of one key with what a response says. Returns the number of the error line, 0 when there is none.
 pub(super) fn finish(permit: Permit<Host>, reading: &Reading, key: &Key, now: Instant) -> u64 {
-    let line = tells(&reading.outcome).then(|| line(key, reading));
+    let line = reading.outcome.is_trouble().then(|| line(key, reading));
     let number = permit.complete(&reading.outcome, Some(reading.status.as_u16()), line.as_deref(), now, clock::draw());
     if line.is_some() { number } else { 0 }
 }
 
-/// Completes a permit with an error that means `outcome`. What says nothing about the host is as if nothing had been sent.
-pub(super) fn fail(permit: Permit<Host>, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
-    let line = || format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
-    let line = tells(outcome).then(line);
-    permit.complete(outcome, None, line.as_deref(), now, clock::draw());
+/// Tells the keys of a request of an error that means `outcome`. What says nothing about the host is as if nothing had
+/// been sent. `key` is the host's.
+pub(super) fn fail(shared: &Shared, keys: &mut Keys, outcome: &Outcome, error: &ProxyError, key: &Key, now: Instant) {
+    let line = failure_line(outcome, error, key);
+    let _ = keys.tell(shared, &Told { outcome, status: None, line: line.as_deref(), about: About::Narrowest, now });
 }
 
-/// Adds the message of a gRPC call to the error line of that number.
-pub(super) fn keep_message(entry: &Entry<Host>, number: u64, trailers: &HeaderMap) {
+/// The error line of a failure.
+pub(super) fn failure_line(outcome: &Outcome, error: &ProxyError, key: &Key) -> Option<String> {
+    let line = || format!("{} from {}: {}", error.kind().as_str(), target::authority(key), error.detail());
+    outcome.is_trouble().then(line)
+}
+
+/// Adds the message of a gRPC call to its error line.
+pub(super) fn keep_message(line: Option<&Line>, trailers: &HeaderMap) {
+    let Some((entry, number)) = line else { return };
     let message = grpc::message(trailers, EXCERPT);
-    if number != 0 && !message.is_empty() {
-        entry.add_error_body(number, &printable(message.trim_ascii_end(), EXCERPT));
+    if !message.is_empty() {
+        entry.add_error_body(*number, &printable(message.trim_ascii_end(), EXCERPT));
     }
 }
 
-/// Whether an outcome is one that people want to read about.
-const fn tells(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_))
+/// The error line of a body that a rule fits: `HTTP 202 from peer.example (rule no-worker: /status = "failed")`
+pub(super) fn match_line(key: &Key, status: StatusCode, found: &str) -> String {
+    format!("HTTP {} from {} ({})", status.as_u16(), target::authority(key), printable(found.as_bytes(), EXCERPT))
 }
 
 /// `HTTP 429 from peer.example (retry_after=120s)` (SPEC 3.10), or `gRPC 8 from …`
@@ -77,108 +98,4 @@ fn line(key: &Key, reading: &Reading) -> String {
         line.push_str(&format!(" (retry_after={}s)", ceil_secs(hint.wait)));
     }
     line
-}
-
-/// The permit of a gRPC call whose status is still to come.
-pub(super) struct Pending {
-    entry: Arc<Entry<Host>>,
-    /// `None`: nothing is fed (mode `observe`).
-    permit: Option<Permit<Host>>,
-    /// Taken when the call is decided.
-    reading: Option<Reading>,
-    head_at: Instant,
-    /// Taken when it is over: the success has been counted.
-    lease: Option<Pin<Box<Sleep>>>,
-    keeps_message: bool,
-}
-
-impl Pending {
-    /// For a reading that awaits trailers, of a response whose head came at `head_at`. `keeps_message`: whether
-    /// `grpc-message` may be shown to people.
-    pub(super) fn new(
-        entry: &Arc<Entry<Host>>,
-        permit: Option<Permit<Host>>,
-        reading: Reading,
-        head_at: Instant,
-        keeps_message: bool,
-    ) -> Self {
-        let lease = entry.attached().settings.policy.cooldown.probe_lease;
-        Self {
-            entry: Arc::clone(entry),
-            permit,
-            reading: Some(reading),
-            head_at,
-            lease: Some(Box::pin(tokio::time::sleep(lease))),
-            keeps_message,
-        }
-    }
-
-    /// Looks at what the body gave. `ended`: nothing comes behind it.
-    pub(super) fn see(
-        &mut self,
-        polled: &Poll<Option<Result<Frame<Bytes>, ProxyError>>>,
-        ended: bool,
-        cx: &mut Context<'_>,
-    ) {
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => match frame.trailers_ref() {
-                Some(trailers) => self.decide(Some(trailers)),
-                None if ended => self.decide(None),
-                // A body that always has more is never waited for.
-                None => self.look_at_lease(cx),
-            },
-            Poll::Ready(Some(Err(error))) => self.broke(error),
-            Poll::Ready(None) => self.decide(None),
-            Poll::Pending => self.look_at_lease(cx),
-        }
-    }
-
-    fn look_at_lease(&mut self, cx: &mut Context<'_>) {
-        if self.lease.as_mut().is_some_and(|lease| lease.as_mut().poll(cx).is_ready()) {
-            self.succeed(clock::now());
-        }
-    }
-
-    /// The trailers have come, or the end without any.
-    pub(super) fn decide(&mut self, trailers: Option<&HeaderMap>) {
-        let Some(reading) = self.reading.take() else { return };
-        let now = clock::now();
-        let rules = &self.entry.attached().settings.policy.signals;
-        let reading = reading.with_trailers(rules, trailers, now.saturating_since(self.head_at));
-        // A success is counted once.
-        let permit = self.permit.take().filter(|_| self.lease.is_some() || tells(&reading.outcome));
-        let number = complete(&self.entry, permit, &reading, now, clock::wall());
-        if let Some(trailers) = trailers.filter(|_| self.keeps_message) {
-            keep_message(&self.entry, number, trailers);
-        }
-    }
-
-    fn broke(&mut self, error: &ProxyError) {
-        self.reading = None;
-        if let Some(permit) = self.permit.take() {
-            fail(permit, &error.kind().outcome(), error, self.entry.key(), clock::now());
-        }
-    }
-
-    /// The lease is over.
-    fn succeed(&mut self, now: Instant) {
-        self.lease = None;
-        self.entry.attached().metrics.success(clock::wall());
-        if let (Some(permit), Some(reading)) = (&mut self.permit, &self.reading) {
-            permit.succeed_early(Some(reading.status.as_u16()), now, clock::draw());
-        }
-    }
-}
-
-impl Drop for Pending {
-    /// The client has left, which says nothing; but a body that is not asked for does not notice the end of its lease.
-    fn drop(&mut self) {
-        let lease = self.entry.attached().settings.policy.cooldown.probe_lease;
-        if self.lease.is_some() && self.permit.is_some() {
-            let now = clock::now();
-            if now.saturating_since(self.head_at) >= lease {
-                self.succeed(now);
-            }
-        }
-    }
 }

@@ -10,8 +10,9 @@ use super::body::Excerpt;
 use super::error::{Fault, ProxyError};
 use super::shared::{Host, Shared};
 use crate::core::decision::Reason;
-use crate::core::signal::printable;
-use crate::core::time::Instant;
+use crate::core::level::{self, Level};
+use crate::core::signal::{Hint, printable};
+use crate::core::time::{Instant, ceil_secs};
 use crate::metrics::{Action, InFlight};
 use crate::table::{Entry, clock};
 
@@ -27,6 +28,7 @@ pub(super) struct Record {
     reason: Option<&'static str>,
     is_session: bool,
     status: Option<u16>,
+    retry_after: Option<u64>,
     bytes: u64,
     excerpt: Option<Excerpt>,
     line: Option<Box<Line>>,
@@ -49,7 +51,7 @@ impl Record {
             let path = printable(request.uri().path().as_bytes(), PATH);
             Box::new(Line { method: request.method().clone(), path })
         });
-        Self {
+        let mut record = Self {
             entry: entry.cloned(),
             _in_flight: entry.map(|entry| entry.attached().metrics.in_flight()),
             arrived,
@@ -57,9 +59,32 @@ impl Record {
             reason: None,
             is_session: false,
             status: None,
+            retry_after: None,
             bytes: 0,
             excerpt: None,
             line,
+        };
+        if entry.is_none() {
+            // Whose credentials the path may have is not known, so that everybody's are taken for such.
+            let path = request.uri().path();
+            record.hide_all(shared.settings.hosts.all().map(|settings| &*settings.levels), path, path);
+        }
+        record
+    }
+
+    /// Takes from the path that is logged the segments that are credentials of the policy. `path` is the client's, `sent`
+    /// the upstream's.
+    pub(super) fn hide(&mut self, levels: &[Level], path: &str, sent: &str) {
+        self.hide_all(std::iter::once(levels), path, sent);
+    }
+
+    fn hide_all<'l>(&mut self, policies: impl Iterator<Item = &'l [Level]>, path: &str, sent: &str) {
+        let Some(line) = &mut self.line else { return };
+        let secrets: Vec<&str> = policies.flat_map(|levels| level::secrets(levels, sent)).collect();
+        if !secrets.is_empty() {
+            let shown = |segment| if secrets.contains(&segment) { "~" } else { segment };
+            let path = path.split('/').map(shown).collect::<Vec<_>>().join("/");
+            line.path = printable(path.as_bytes(), PATH);
         }
     }
 
@@ -85,6 +110,11 @@ impl Record {
     pub(super) fn forwarded(&mut self, excerpt: Option<Excerpt>) {
         self.set(Action::Forwarded);
         self.excerpt = excerpt;
+    }
+
+    /// The upstream has named a wait. Logged, so that the access log can be replayed.
+    pub(super) fn hinted(&mut self, hint: Option<Hint>) {
+        self.retry_after = hint.map(|hint| ceil_secs(hint.wait));
     }
 
     /// A CONNECT whose TLS ends here: what is asked inside is counted there.
@@ -154,6 +184,7 @@ impl Drop for Record {
             host = self.entry.as_ref().map(|entry| tracing::field::display(entry.key())),
             path = &*line.path,
             status = self.status,
+            retry_after = self.retry_after,
             action = self.action.map(Action::as_str),
             reason = self.reason,
             duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
+
 use crate::config::settings::{HostSettings, Settings};
+use crate::core::key::Key;
 use crate::metrics::{HostMetrics, Metrics};
+use crate::observe::LogLimit;
+use crate::state::Secret;
 use crate::table::Table;
 
 /// What is kept beside each key.
@@ -14,14 +19,24 @@ pub struct Host {
     pub settings: Arc<HostSettings>,
     /// The metric handles of the host, resolved once.
     pub metrics: Arc<HostMetrics>,
+    /// Whether requests to the host may have other keys than its own, see `keys`.
+    pub divides: bool,
+    /// Of a level, the key of the bucket that the host named last.
+    pub(super) bucket: ArcSwapOption<Key>,
     /// Whether it was said that only tunnels to the host are seen.
     pub(super) told_of_tunnels: AtomicBool,
 }
 
 impl Host {
     /// What is kept beside a new key.
-    pub fn new(settings: Arc<HostSettings>, metrics: Arc<HostMetrics>) -> Self {
-        Self { settings, metrics, told_of_tunnels: AtomicBool::new(false) }
+    pub fn new(settings: Arc<HostSettings>, metrics: Arc<HostMetrics>, divides: bool) -> Self {
+        let bucket = ArcSwapOption::empty();
+        Self { settings, metrics, divides, bucket, told_of_tunnels: AtomicBool::new(false) }
+    }
+
+    /// Of a level, the key of the bucket that the host named last.
+    pub fn bucket(&self) -> Option<Arc<Key>> {
+        self.bucket.load_full()
     }
 }
 
@@ -31,10 +46,14 @@ pub struct Shared {
     pub name: String,
     /// The configuration.
     pub settings: Arc<Settings>,
+    /// What the values of headers and query parameters are hashed with.
+    pub secret: Secret,
     /// The keys.
     pub table: Arc<Table<Host>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// How often a host whose bodies say that it is busy gets a line in the log.
+    pub matches: LogLimit,
     /// Whether we are ready, or ending.
     pub lifecycle: Lifecycle,
 }

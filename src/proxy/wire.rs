@@ -25,6 +25,7 @@ use http::{HeaderMap, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backpressure::{Backpressure, FROM_CLIENT, Pieces};
+use super::hang_up::HungUp;
 use super::intercept::Session;
 use super::tap::{Head, MALFORMED, Partial, Tap};
 use super::transport::Transport;
@@ -62,6 +63,8 @@ pub(super) struct Wire {
     flooded: AtomicBool,
     /// The client may have left: to be looked for.
     doubted: AtomicBool,
+    /// There is to be no answer.
+    hung_up: AtomicBool,
     /// Whether a write is waiting for the client.
     pressure: Backpressure,
     /// For how long a write may wait, in milliseconds; 0: for ever.
@@ -139,6 +142,7 @@ impl Wire {
             refused: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
+            hung_up: AtomicBool::new(false),
             pressure: Backpressure::default(),
             patience: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -154,6 +158,19 @@ impl Wire {
                 read_some: false,
             }),
         }
+    }
+
+    /// The request gets no answer: its connection, or its stream, ends without one.
+    pub(super) fn hang_up(&self) {
+        self.hung_up.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer, unless there is to be none.
+    ///
+    /// # Errors
+    /// For hyper, which then ends the connection or resets the stream.
+    pub(super) fn passes<T>(&self, answer: T) -> Result<T, HungUp> {
+        if self.hung_up.load(Ordering::Relaxed) { Err(HungUp) } else { Ok(answer) }
     }
 
     /// Whether this is one stream of several.

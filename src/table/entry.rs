@@ -27,6 +27,8 @@ use crate::core::time::Instant;
 
 mod operate;
 
+pub use operate::Objection;
+
 /// Told of every change of a key. Called without a lock of the table's, so that it may ask the table. Events of one key may
 /// arrive out of order when two threads change it at the same time.
 pub trait Observer<X>: Send + Sync {
@@ -133,6 +135,11 @@ struct LastError {
 pub(super) enum Claim {
     Held(Admission),
     Free(FreePass),
+}
+
+/// The refusal of a freeze, where nothing else is enforced.
+fn manual(until: Instant, now: Instant, refusal: NotUntil) -> NotUntil {
+    NotUntil { until, wait: until.saturating_since(now), reason: Reason::Manual, ..refusal }
 }
 
 /// What the word and the deadline say without the lock.
@@ -262,8 +269,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         Some(match (decision, frozen) {
             (Some(Decision::ShortCircuit(refusal)), Some(until)) if mode != Mode::Enforce => {
                 self.counters.count_short_circuit();
-                let wait = until.saturating_since(now);
-                Verdict::ShortCircuit(NotUntil { until, wait, reason: Reason::Manual, ..refusal })
+                Verdict::ShortCircuit(manual(until, now, refusal))
             }
             (Some(Decision::ShortCircuit(refusal)), _) => self.refuse(mode, purpose, refusal),
             (Some(Decision::Forward(admission)), _) => Verdict::Forward(Permit::new(Arc::clone(self), admission)),
@@ -309,7 +315,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
         if let Some(status) = status {
             self.counters.note_status(status);
         }
-        if matches!(outcome, Outcome::Success | Outcome::Connected) {
+        if outcome.is_success() {
             self.counters.count_success(now);
         }
         if self.says_nothing(&claim, outcome) {
@@ -324,7 +330,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
             let Some(admission) = inner.admission_of(&claim) else { return Ok(0) };
             let Inner { machine, policy, .. } = &mut *inner;
             machine.observe(policy, admission, outcome, now, draw, &mut events);
-            if matches!(outcome, Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_)) {
+            if outcome.is_trouble() {
                 self.counters.end_row();
             }
             self.publish(&mut inner);
@@ -352,7 +358,7 @@ impl<X: Send + Sync + 'static> Entry<X> {
                 !word.owes_success() || epoch.is_some_and(|epoch| epoch != word.epoch())
             }
             Outcome::Answered | Outcome::Neutral => true,
-            Outcome::Signal(_) | Outcome::Relayed(_) | Outcome::Failing(_) => false,
+            Outcome::Signal(_) | Outcome::OffLadder(_) | Outcome::Exhausted(_) | Outcome::Failing(_) => false,
         }
     }
 

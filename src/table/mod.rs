@@ -37,7 +37,7 @@ use entry::{Claim, Common};
 use eviction::{Place, Ring};
 use sync::{Handover, HashState, Ordering};
 
-pub use entry::{Entry, Observer, Quick, Report, Verdict};
+pub use entry::{Entry, Objection, Observer, Quick, Report, Verdict};
 pub use permit::Permit;
 pub use pulse::FreePass;
 pub use snapshot::Snapshot;
@@ -86,7 +86,10 @@ impl<X: Send + Sync + 'static> Eq for Slot<X> {}
 impl<X: Send + Sync + 'static> papaya::Equivalent<Slot<X>> for KeyRef<'_> {
     fn equivalent(&self, slot: &Slot<X>) -> bool {
         let key = slot.0.key();
-        self.port() == key.port() && self.scheme() == key.scheme() && self.host() == key.host()
+        self.port() == key.port()
+            && self.scheme() == key.scheme()
+            && self.host() == key.host()
+            && self.scope() == key.scope()
     }
 }
 
@@ -137,6 +140,20 @@ impl<X: Send + Sync + 'static> Table<X> {
                 return (entry, verdict);
             }
         }
+    }
+
+    /// [`Table::admit`] by an entry that the caller has looked up.
+    pub fn admit_by(&self, entry: Arc<Entry<X>>, purpose: Purpose, now: Instant) -> (Arc<Entry<X>>, Verdict<X>) {
+        match entry.admit(purpose, now) {
+            Some(verdict) => (entry, verdict),
+            None => self.admit(&entry.key().as_ref(), purpose, now),
+        }
+    }
+
+    /// A pass that names this moment, for a key that may turn out to be concerned by what is sent now. Nobody was asked for
+    /// it: the key takes it for an older one unless it has not changed since.
+    pub fn pass(&self) -> FreePass {
+        self.common.pulse.pass()
     }
 
     /// A pass for any key at all, when no key of the table is anything but clear.

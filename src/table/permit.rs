@@ -31,30 +31,26 @@ impl<X: Send + Sync + 'static> Permit<X> {
         self.admission.is_some_and(|admission| matches!(admission.kind(), AdmissionKind::Probe(_)))
     }
 
-    /// Counts a success while the end is still open, and stays: for a long exchange that may yet turn out to be a signal.
-    /// What it is completed with then counts like that of any other request of its epoch.
-    pub fn succeed_early(&mut self, status: Option<u16>, now: Instant, draw: u64) {
-        let Some(admission) = &mut self.admission else { return };
-        let report = Report { outcome: &Outcome::Success, status, error: None, now, draw };
-        self.entry.complete(*admission, &report);
-        // The probe's slot, or the place in the ramp, is given back.
+    /// Tells what is known so far, and stays: for an exchange that may yet turn out to be a signal. What it is completed
+    /// with then counts like that of any other request of its epoch; dropping it then says nothing more. Returns the number
+    /// of the error line, as [`Permit::complete`] does.
+    pub fn report_early(&mut self, report: &Report<'_>) -> u64 {
+        let Some(admission) = &mut self.admission else { return 0 };
+        let number = self.entry.complete(*admission, report);
+        // The probe's slot, or the place in the ramp, was given back.
         admission.kind = AdmissionKind::Plain;
+        number
     }
 
     /// What became of it. `now` is the arrival of the response head, `draw` a random word, `error` one line for people about
     /// a signal or failure. Returns the number of that line for [`Entry::add_error_body`], 0 when there is none.
-    pub fn complete(
-        mut self,
-        outcome: &Outcome,
-        status: Option<u16>,
-        error: Option<&str>,
-        now: Instant,
-        draw: u64,
-    ) -> u64 {
-        match self.admission.take() {
-            Some(admission) => self.entry.complete(admission, &Report { outcome, status, error, now, draw }),
-            None => 0,
-        }
+    pub fn complete(self, outcome: &Outcome, status: Option<u16>, error: Option<&str>, now: Instant, draw: u64) -> u64 {
+        self.report(&Report { outcome, status, error, now, draw })
+    }
+
+    /// [`Permit::complete`], with everything in one.
+    pub fn report(mut self, report: &Report<'_>) -> u64 {
+        self.admission.take().map_or(0, |admission| self.entry.complete(admission, report))
     }
 }
 

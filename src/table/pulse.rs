@@ -50,6 +50,11 @@ impl FreePass {
     pub(super) const fn era(&self) -> u64 {
         self.era
     }
+
+    /// The same pass, for one more key that is concerned by what was sent.
+    pub const fn again(&self) -> Self {
+        Self { era: self.era }
+    }
 }
 
 /// The figures that every request reads and only a change of state writes. They have a cache line to themselves.
@@ -174,6 +179,7 @@ mod tests {
         let pulse = Pulse::new();
         assert_eq!((pulse.pass().era(), pulse.advance(), pulse.advance()), (0, 1, 2));
         assert_eq!((pulse.pass().era(), FreePass::of_era(7).era()), (2, 7));
+        assert_eq!(FreePass::of_era(7).again().era(), 7);
     }
 
     #[test]

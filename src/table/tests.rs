@@ -122,11 +122,12 @@ fn an_early_success_gives_its_place_back_once_and_may_yet_turn_out_to_be_a_signa
     let (table, _) = table(10, Mode::Enforce);
     cool(&table, "peer", 5, 100);
     let mut probe = forward(&table, "peer", 105);
-    probe.succeed_early(Some(200), at(106), 0);
+    let success = Report { outcome: &Outcome::Success, status: Some(200), error: None, now: at(106), draw: 0 };
+    probe.report_early(&success);
     assert!(!probe.is_probe() && snapshot(&table, "peer", 106).view.ramping);
     let mut first = forward(&table, "peer", 106);
     assert_eq!(refusal(admit(&table, "peer", 106)).state, State::Clear, "the ramp has one place");
-    first.succeed_early(Some(200), at(106), 0);
+    first.report_early(&success);
     let _two = [forward(&table, "peer", 106), forward(&table, "peer", 106)];
     drop(first);
     assert_eq!(refusal(admit(&table, "peer", 106)).state, State::Clear, "its place was given back before");
@@ -162,6 +163,62 @@ fn mode_observe_forwards_without_a_permit_what_enforcing_would_refuse() {
     assert_eq!((shown.would_have, shown.short_circuited), (3, 0));
     assert!(forward(&table, "peer", 105).is_probe());
     assert!(matches!(admit(&table, "peer", 105), Verdict::Forward(_) | Verdict::WouldHave(_)));
+}
+
+/// State, successes and deadline.
+type Known = (State, u64, Option<Instant>);
+
+/// A node that asks in a rhythm of its own while its host is busy at times; what the key knew after each step.
+fn scripted(seed: u64, mode: Mode) -> (Vec<Known>, u64, u64) {
+    let (table, _) = table(10, mode);
+    let mut state = seed;
+    let mut chance = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut now = 100_000_u64;
+    // Busy from time to time, whoever asks; and what is on its way has its answer after a while.
+    let busy_until = |now: u64| (now / 60_000).is_multiple_of(3).then(|| (now / 60_000 + 1) * 60_000);
+    let mut under_way: Vec<(u64, u64, Option<Permit<()>>)> = Vec::new();
+    let mut known = Vec::new();
+    for _ in 0..3000 {
+        now += chance(400);
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        under_way.sort_by_key(|(ends, ..)| *ends);
+        while under_way.first().is_some_and(|(ends, ..)| *ends <= now) {
+            let (ends, sent, permit) = under_way.remove(0);
+            let Some(permit) = permit else { continue };
+            let outcome = match busy_until(sent) {
+                Some(until) if sent % 5 != 0 => limited((until - sent).div_ceil(1000)),
+                Some(_) => Outcome::Failing(Failure::Timeout),
+                None => Outcome::Success,
+            };
+            permit.complete(&outcome, Some(200), None, at(ends), 0);
+        }
+        let permit = match table.admit(&name("peer").as_ref(), Purpose::Request, at(now)).1 {
+            Verdict::Forward(permit) => Some(permit),
+            Verdict::Pass | Verdict::WouldHave(_) | Verdict::ShortCircuit(_) => None,
+        };
+        // The same chances in both modes, whether or not the request was sent.
+        let takes = chance(1500);
+        under_way.push((now + takes, now, permit));
+        let shown = table.find(&name("peer")).unwrap().snapshot(at(now));
+        known.push((shown.view.state, shown.successes, shown.view.cooldown.map(|cooldown| cooldown.deadline)));
+    }
+    let shown = table.find(&name("peer")).unwrap().snapshot(Instant::from_nanos(now * 1_000_000));
+    (known, shown.short_circuited, shown.would_have)
+}
+
+#[test]
+fn mode_observe_counts_exactly_what_enforcing_saves_on_the_same_host() {
+    for seed in 0..40 {
+        let (enforced, saved, none) = scripted(seed, Mode::Enforce);
+        let (observed, also_none, counted) = scripted(seed, Mode::Observe);
+        assert_eq!((none, also_none), (0, 0), "seed {seed}");
+        assert!(saved > 100, "seed {seed}: nothing happened");
+        assert_eq!(counted, saved, "seed {seed}");
+        assert_eq!(observed, enforced, "seed {seed}");
+    }
 }
 
 #[test]

@@ -69,6 +69,45 @@ fn the_default_configuration_passes_the_check() {
 }
 
 #[test]
+fn presets_are_printed_all_or_one_and_an_unknown_one_names_them() {
+    let all = stdout(&holdoff(&["config", "presets"], &[]));
+    assert!(all.contains("[preset.peer-sync.cooldown]") && all.contains("[preset.mesh.breaker]"), "{all}");
+    let mesh = stdout(&holdoff(&["config", "presets", "mesh"], &[]));
+    assert!(mesh.starts_with("# ") && mesh.contains("failure_threshold = 5") && all.contains(&mesh), "{mesh}");
+    assert!(!mesh.contains("[preset.peer-sync") && !mesh.contains("[preset.federation"), "{mesh}");
+    let output = holdoff(&["config", "presets", "mess"], &[]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""));
+    assert!(stderr(&output).contains("`mesh`"), "{}", stderr(&output));
+}
+
+#[test]
+fn show_says_which_preset_a_value_is_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = written(&directory, "[[host]]\nmatch = [\"a.example\"]\npreset = \"mesh\"\nbreaker.max = \"9s\"\n");
+    let output = holdoff(&["config", "show", "--config", &path], &[]);
+    let text = stdout(&output);
+    for line in [
+        "failure_threshold = 5  # preset mesh".to_owned(),
+        format!("max = \"9s\"  # {path}:4"),
+        format!("preset = \"mesh\"  # {path}:3"),
+        "ramp = \"10s\"  # [defaults] default".to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}\n{}", stderr(&output));
+    }
+}
+
+#[test]
+fn check_hints_at_the_preset_of_a_well_known_host_and_no_other_command_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = written(&directory, "[[host]]\nmatch = [\"api.github.com\"]\n");
+    let output = holdoff(&["check", "--config", &path], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).starts_with("hint: `api.github.com`"), "{}", stderr(&output));
+    assert_eq!(stderr(&output).lines().count(), 1);
+    assert_eq!(stderr(&holdoff(&["config", "show", "--config", &path], &[])), "");
+}
+
+#[test]
 fn show_names_the_origin_of_each_value_and_is_a_configuration_itself() {
     let directory = tempfile::tempdir().unwrap();
     let path = written(&directory, "[log]\naccess = true\nlevel = \"warn\"\n[limits]\nmax_keys = 7\n");
@@ -109,6 +148,7 @@ fn every_flag_has_an_environment_variable_that_an_empty_value_leaves_unset() {
         "LOG_FORMAT",
         "ACCESS_LOG",
         "CA_FILE",
+        "SET",
     ]
     .map(|name| format!("HOLDOFF_{name}"));
     let help = stdout(&holdoff(&["run", "--help"], &[])).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -118,6 +158,49 @@ fn every_flag_has_an_environment_variable_that_an_empty_value_leaves_unset() {
     let empty: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
     let output = holdoff(&["check"], &empty);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn set_gives_any_key_a_value_on_every_command_that_reads_a_configuration() {
+    let said = ["--set", "defaults.cooldown.max_backoff=10m", "--set", "defaults.signals.statuses=[429,420]"];
+    let output =
+        holdoff(&[&["config", "show"], &said[..]].concat(), &[("HOLDOFF_SET", "listen.via=false\nlog.level=warn")]);
+    let text = stdout(&output);
+    for line in [
+        "max_backoff = \"10m\"  # flag --set",
+        "statuses = [429, 420]  # flag --set",
+        "via = false  # env HOLDOFF_SET",
+        "level = \"warn\"  # env HOLDOFF_SET",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}\n{}", stderr(&output));
+    }
+    for (command, rest) in [
+        (&["check"][..], &[][..]),
+        (&["config", "show"], &[]),
+        (&["run"], &[]),
+        (&["exec"], &["--", "true"]),
+        (&["ca", "init"], &[]),
+        (&["ca", "show"], &[]),
+        (&["ca", "export"], &[]),
+    ] {
+        let output = holdoff(&[command, &["--set", "listen.adress=x"], rest].concat(), &[]);
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        let said = stderr(&output);
+        assert!(said.contains("`--set`") && said.contains("did you mean `listen.address`?"), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn the_schema_that_is_printed_is_the_one_that_is_checked_in() {
+    let output = holdoff(&["config", "schema"], &[]);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/schema.json");
+    assert!(
+        stdout(&output) == std::fs::read_to_string(file).unwrap(),
+        "run `holdoff config schema > config/schema.json`"
+    );
+    let help = stdout(&holdoff(&["config", "schema", "--help"], &[]));
+    assert!(help.contains("#:schema ./holdoff.schema.json") && help.contains("holdoff check"), "{help}");
 }
 
 #[test]

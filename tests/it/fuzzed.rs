@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::support::heads::{Arena, Seen};
-use super::support::{configuration, mutate};
+use super::support::{bodies, configuration, mutate};
 
 #[test]
 fn what_comes_out_at_one_end_is_what_a_strict_reader_finds_at_the_other() {
@@ -27,4 +27,13 @@ fn any_text_is_a_configuration_that_can_be_shown_and_read_again_or_is_refused() 
         }
     });
     assert!(accepted > 20, "little was accepted: {accepted}");
+}
+
+#[test]
+fn the_pieces_of_a_body_change_nothing_about_what_its_rules_say() {
+    let mut matched = 0;
+    mutate::each(&mutate::seeds(include_str!("../fuzz/seeds/body")), 3000, 6, |input| {
+        matched += usize::from(bodies::check(input));
+    });
+    assert!(matched > 300, "little matched: {matched}");
 }

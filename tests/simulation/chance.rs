@@ -32,7 +32,7 @@ pub(crate) fn any_outcome(rng: &mut Rng, mood: Mood, purpose: Purpose) -> Outcom
     };
     let at = rng.u32(..100);
     if at < success {
-        Outcome::Success
+        if rng.u8(..8) == 0 { any_quota(rng) } else { Outcome::Success }
     } else if at < success + signal {
         any_signal(rng)
     } else if at < success + signal + failing {
@@ -45,7 +45,9 @@ pub(crate) fn any_outcome(rng: &mut Rng, mood: Mood, purpose: Purpose) -> Outcom
 }
 
 fn any_failure(rng: &mut Rng) -> Outcome {
-    Outcome::Failing([Failure::Refused, Failure::Timeout, Failure::Dns, Failure::Status(502)][rng.usize(..4)])
+    const FAILURES: [Failure; 6] =
+        [Failure::Refused, Failure::Timeout, Failure::Dns, Failure::Status(502), Failure::Tls, Failure::Status(503)];
+    Outcome::Failing(FAILURES[rng.usize(..FAILURES.len())])
 }
 
 pub(crate) fn any_signal(rng: &mut Rng) -> Outcome {
@@ -62,13 +64,23 @@ pub(crate) fn any_signal(rng: &mut Rng) -> Outcome {
     let hint = wait.map(|wait| Hint { wait, source });
     let reason = if hint.is_some() && rng.u8(..4) == 0 { Reason::Unavailable } else { Reason::RateLimited };
     let received = wait.map(|wait| format!("{wait:?}").into_boxed_str());
-    // What the other two reasons that a signal may have do is no different.
-    let reason = match rng.u8(..10) {
-        0 if hint.is_some() => Reason::BackendBusy,
-        1 if hint.is_some() => Reason::QuotaExhausted,
-        _ => reason,
+    // Off the ladder with a hint; what happens without one is always the same, and a unit test of the state machine.
+    match rng.u8(..10) {
+        0 if hint.is_some() => Outcome::OffLadder(Signal { reason: Reason::BackendBusy, hint, received }),
+        1 if hint.is_some() => Outcome::OffLadder(Signal { reason, hint, received }),
+        _ => Outcome::Signal(Signal { reason, hint, received }),
+    }
+}
+
+/// A good answer that was the last for now.
+fn any_quota(rng: &mut Rng) -> Outcome {
+    let wait = match rng.u8(..4) {
+        0 => Duration::from_millis(rng.u64(..2000)),
+        1 => Duration::from_secs(rng.u64(3000..100_000)),
+        _ => Duration::from_secs(rng.u64(1..120)),
     };
-    Outcome::Signal(Signal { reason, hint, received })
+    let hint = Some(Hint { wait, source: Source::VendorReset });
+    Outcome::Exhausted(Signal { reason: Reason::QuotaExhausted, hint, received: Some(format!("{wait:?}").into()) })
 }
 
 pub(crate) fn any_mode(rng: &mut Rng) -> Mode {
@@ -102,6 +114,7 @@ pub(crate) fn any_policy(rng: &mut Rng) -> Policy {
             initial: [secs(1), Duration::from_millis(50)][rng.usize(..2)],
             growth: [2.0, 1.5][rng.usize(..2)],
             max: secs(60),
+            classes: rng.u8(..3) == 0,
         },
         ..Policy::default()
     };

@@ -44,7 +44,27 @@ impl Model {
         }
         let older = ticket.epoch != self.epoch;
         match outcome {
-            Outcome::Signal(signal) => self.signal(policy, ticket, older, signal, now, heard),
+            Outcome::Signal(signal) => {
+                self.limited(now);
+                self.signal(policy, ticket, older, signal, now, heard);
+            }
+            Outcome::OffLadder(signal) => {
+                self.limited(now);
+                if !older && ticket.is_probe() {
+                    self.events.push(Event::ProbeEnded(ProbeResult::Limited));
+                }
+                // Whoever brought it: its hint is all that counts.
+                self.signal(policy, ticket, true, signal, now, heard);
+            }
+            Outcome::Exhausted(signal) => {
+                // 2.10: a success first; of an older epoch it may extend a live cooldown and never starts one.
+                if !older {
+                    self.success(policy, ticket, outcome, now);
+                }
+                if !older || self.is_cooling(now) {
+                    self.signal(policy, ticket, true, signal, now, heard);
+                }
+            }
             Outcome::Failing(failure) => self.failing(policy, ticket, older, *failure, now, heard),
             _ if older => {}
             Outcome::Success | Outcome::Connected => self.success(policy, ticket, outcome, now),
@@ -61,7 +81,7 @@ impl Model {
     fn success(&mut self, policy: &Policy, ticket: Ticket, outcome: &Outcome, now: Instant) {
         if self.phase == Phase::Clear {
             self.forget_failures();
-            if *outcome == Outcome::Success {
+            if *outcome != Outcome::Connected {
                 self.forget_signals();
             }
             if ticket.kind == Kind::Ramp
@@ -78,7 +98,7 @@ impl Model {
             // Reaching a host proves nothing about its rate limit (7.3).
             self.breaker_step = 0;
             self.forget_failures();
-            if *outcome == Outcome::Success {
+            if *outcome != Outcome::Connected {
                 self.forget_signals();
             }
             self.clear(policy, now, EndCause::Probe);
@@ -90,6 +110,16 @@ impl Model {
         self.quiet_from = self.quiet_from.max(now);
     }
 
+    fn limited(&mut self, now: Instant) {
+        self.totals.signals += 1;
+        self.limited_in_row += 1;
+        self.quiet_from = self.quiet_from.max(now);
+    }
+
+    fn is_cooling(&self, now: Instant) -> bool {
+        self.cool.as_ref().is_some_and(|cool| now < cool.shown.deadline)
+    }
+
     fn signal(
         &mut self,
         policy: &Policy,
@@ -99,10 +129,7 @@ impl Model {
         now: Instant,
         heard: Option<(Instant, Source)>,
     ) {
-        self.totals.signals += 1;
-        self.limited_in_row += 1;
         let live = self.cool.as_ref().map(|cool| cool.shown.deadline).filter(|deadline| now < *deadline);
-        self.quiet_from = self.quiet_from.max(now);
         if !older {
             if ticket.is_probe() {
                 self.events.push(Event::ProbeEnded(ProbeResult::Limited));
@@ -196,7 +223,7 @@ impl Model {
         // Each opening counts anew.
         self.streak.clear();
         self.breaker_step += 1;
-        let range = Range::breaker(policy, self.breaker_step);
+        let range = Range::breaker(policy, failure, self.breaker_step);
         self.start(policy, Reason::Failing, &range, None, self.breaker_step, now, heard);
     }
 }

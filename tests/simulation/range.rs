@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdoff::core::decision::Source;
 use holdoff::core::policy::{Ladder, Policy};
-use holdoff::core::signal::Signal;
+use holdoff::core::signal::{Failure, Signal};
 
 /// 3.2 to 3.4 and 3.9: between what lengths a cooldown may be, in seconds.
 #[derive(Debug)]
@@ -79,10 +79,16 @@ impl Range {
         }
     }
 
-    pub(crate) fn breaker(policy: &Policy, step: u32) -> Self {
+    pub(crate) fn breaker(policy: &Policy, failure: Failure, step: u32) -> Self {
         let limits = &policy.breaker;
-        let cap = limits.max.as_secs_f64();
-        let length = climb(limits.initial.as_secs_f64(), limits.growth, step, cap);
+        let (first, growth, cap) = match failure {
+            _ if !limits.classes => (limits.initial.as_secs_f64(), limits.growth, limits.max.as_secs_f64()),
+            Failure::Refused | Failure::Reset | Failure::Dns | Failure::Unreachable => (0.05, 1.5, 5.0),
+            Failure::Timeout | Failure::Status(502 | 504) => (0.1, 2.0, 30.0),
+            Failure::Tls | Failure::Malformed | Failure::Status(503) => (1.0, 3.0, 60.0),
+            other => panic!("expected a failure that has a class, found {other:?}"),
+        };
+        let length = climb(first, growth, step, cap);
         let jitter = policy.cooldown.jitter;
         Self {
             low: length * (1.0 - jitter),

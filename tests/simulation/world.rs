@@ -297,7 +297,8 @@ impl World {
         let at = [0, last, self.rng.usize(..=last)][self.rng.usize(..3)];
         let flight = self.flights.remove(at);
         let mut outcome = any_outcome(&mut self.rng, self.hosts[flight.host].mood, flight.purpose);
-        if let (Outcome::Signal(signal), Some(rest)) = (&mut outcome, self.rest(flight.host))
+        if let (Outcome::Signal(signal) | Outcome::OffLadder(signal) | Outcome::Exhausted(signal), Some(rest)) =
+            (&mut outcome, self.rest(flight.host))
             && self.rng.u8(..4) == 0
         {
             // The same deadline again, or a nanosecond beside it.
@@ -309,13 +310,14 @@ impl World {
     pub(crate) fn complete(&mut self, flight: Flight, outcome: &Outcome) {
         let Flight { host, permit, ticket, .. } = flight;
         let status = match outcome {
-            Outcome::Success => Some(200),
+            Outcome::Success | Outcome::Exhausted(_) => Some(200),
             Outcome::Answered => Some(500),
-            Outcome::Signal(_) => Some(429),
+            Outcome::Signal(_) | Outcome::OffLadder(_) => Some(429),
             Outcome::Failing(Failure::Status(status)) => Some(*status),
             _ => None,
         };
-        let error = matches!(outcome, Outcome::Signal(_) | Outcome::Failing(_)).then(|| {
+        let trouble = matches!(outcome, Outcome::Signal(_) | Outcome::OffLadder(_) | Outcome::Failing(_));
+        let error = trouble.then(|| {
             self.errors += 1;
             format!("error {}", self.errors)
         });
@@ -338,12 +340,12 @@ impl World {
                 counts.last_status = status.or(counts.last_status);
                 counts.last_error = error.or(counts.last_error.take());
                 match outcome {
-                    Outcome::Success | Outcome::Connected => {
+                    Outcome::Success | Outcome::Connected | Outcome::Exhausted(_) => {
                         counts.successes += 1;
                         counts.successes_in_row += 1;
                         counts.last_success = Some(now);
                     }
-                    Outcome::Signal(_) | Outcome::Failing(_) => counts.successes_in_row = 0,
+                    _ if trouble => counts.successes_in_row = 0,
                     _ => {}
                 }
             }

@@ -7,7 +7,7 @@ use super::{Cooldown, Live, Phase};
 use crate::core::backoff;
 use crate::core::decision::{Admission, AdmissionKind, Reason, Source, State};
 use crate::core::policy::Policy;
-use crate::core::signal::{Hint, Outcome, Signal};
+use crate::core::signal::{Failure, Hint, Outcome, Signal};
 use crate::core::time::Instant;
 
 impl Cooldown {
@@ -21,18 +21,23 @@ impl Cooldown {
     ) {
         match outcome {
             Outcome::Signal(signal) => self.climb(policy, signal, now, draw, events),
-            Outcome::Relayed(_) => self.observe_older(policy, outcome, now, draw, events),
+            Outcome::OffLadder(signal) => self.cool_off_ladder(policy, signal, now, draw, events),
             Outcome::Success => {
                 self.reset_steps();
                 self.ramp_success();
+            }
+            Outcome::Exhausted(signal) => {
+                self.reset_steps();
+                self.ramp_success();
+                self.cool_for_hint(policy, signal, now, draw, events);
             }
             Outcome::Connected => {
                 self.reset_streak();
                 self.ramp_success();
             }
-            Outcome::Failing(_) => {
+            Outcome::Failing(failure) => {
                 if self.streak_is_full(policy, now) {
-                    self.open_breaker(policy, State::Clear, now, draw, events);
+                    self.open_breaker(policy, *failure, State::Clear, now, draw, events);
                 }
             }
             Outcome::Answered | Outcome::Neutral => {}
@@ -40,8 +45,7 @@ impl Cooldown {
     }
 
     pub(super) fn observe_cooling(&mut self, policy: &Policy, outcome: &Outcome, now: Instant, events: &mut Events) {
-        let (Outcome::Signal(signal) | Outcome::Relayed(signal)) = outcome else { return };
-        let Some(hint) = signal.hint else { return };
+        let Some((signal, hint)) = outcome.signal().and_then(|signal| Some((signal, signal.hint?))) else { return };
         let draw = self.last().map_or(0, |live| live.draw);
         let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
         let until = now.saturating_add(delay.length);
@@ -74,43 +78,58 @@ impl Cooldown {
                 events.push(Event::ProbeEnded(ProbeResult::Limited));
                 self.climb(policy, signal, now, draw, events);
             }
-            Outcome::Relayed(_) => {
+            Outcome::OffLadder(signal) => {
                 events.push(Event::ProbeEnded(ProbeResult::Limited));
-                self.observe_older(policy, outcome, now, draw, events);
+                self.cool_off_ladder(policy, signal, now, draw, events);
             }
-            Outcome::Success | Outcome::Connected => {
-                events.push(Event::ProbeEnded(ProbeResult::Success));
-                let Phase::Probing { out, successes, .. } = &mut self.phase else { return };
-                *successes = successes.saturating_add(1);
-                if *successes >= policy.cooldown.success_threshold {
-                    self.clear_by_probe(policy, now, events);
-                    if *outcome == Outcome::Success {
-                        self.reset_steps();
-                    } else {
-                        self.breaker_step = 0;
-                        self.reset_streak();
-                    }
-                    return;
-                }
-                if out.is_some_and(|probe| AdmissionKind::Probe(probe.number) == admission.kind) {
-                    *out = None;
-                }
-                self.verdict_at(now);
+            Outcome::Success | Outcome::Connected => self.probe_succeeded(policy, admission, outcome, now, events),
+            Outcome::Exhausted(signal) => {
+                self.probe_succeeded(policy, admission, outcome, now, events);
+                self.cool_for_hint(policy, signal, now, draw, events);
             }
             Outcome::Answered => {
                 events.push(Event::ProbeEnded(ProbeResult::Answered));
                 self.clear_by_probe(policy, now, events);
             }
-            Outcome::Failing(_) if policy.breaker.failure_threshold > 0 => {
+            Outcome::Failing(failure) if policy.breaker.failure_threshold > 0 => {
                 events.push(Event::ProbeEnded(ProbeResult::Failed));
-                self.open_breaker(policy, State::Probing, now, draw, events);
+                self.open_breaker(policy, *failure, State::Probing, now, draw, events);
             }
             Outcome::Failing(_) => self.free_probe_slot(policy, admission, ProbeResult::Failed, events),
             Outcome::Neutral => self.free_probe_slot(policy, admission, ProbeResult::Neutral, events),
         }
     }
 
-    /// Clear or probing, but the admission is of an older epoch, or what it brought is only relayed: a named wait counts.
+    /// A probe succeeded: the key is clear when enough of them have.
+    fn probe_succeeded(
+        &mut self,
+        policy: &Policy,
+        admission: Admission,
+        outcome: &Outcome,
+        now: Instant,
+        events: &mut Events,
+    ) {
+        events.push(Event::ProbeEnded(ProbeResult::Success));
+        let Phase::Probing { out, successes, .. } = &mut self.phase else { return };
+        *successes = successes.saturating_add(1);
+        if *successes >= policy.cooldown.success_threshold {
+            self.clear_by_probe(policy, now, events);
+            if *outcome == Outcome::Connected {
+                self.breaker_step = 0;
+                self.reset_streak();
+            } else {
+                self.reset_steps();
+            }
+            return;
+        }
+        if out.is_some_and(|probe| AdmissionKind::Probe(probe.number) == admission.kind) {
+            *out = None;
+        }
+        self.verdict_at(now);
+    }
+
+    /// Clear or probing, but the admission is of an older epoch: a named wait counts. What a good answer names only extends
+    /// a live cooldown, and there is none.
     pub(super) fn observe_older(
         &mut self,
         policy: &Policy,
@@ -119,7 +138,23 @@ impl Cooldown {
         draw: u64,
         events: &mut Events,
     ) {
-        let (Outcome::Signal(signal) | Outcome::Relayed(signal)) = outcome else { return };
+        if let Outcome::Signal(signal) | Outcome::OffLadder(signal) = outcome {
+            self.cool_for_hint(policy, signal, now, draw, events);
+        }
+    }
+
+    /// A cooldown without a step: as long as the hint says, or as long as the first step is.
+    fn cool_off_ladder(&mut self, policy: &Policy, signal: &Signal, now: Instant, draw: u64, events: &mut Events) {
+        if signal.hint.is_some() {
+            return self.cool_for_hint(policy, signal, now, draw, events);
+        }
+        let length = backoff::signal_delay(&policy.cooldown, None, 1, draw).length;
+        let live = Self::live(signal, None, Source::Ladder, now, length, draw);
+        self.cool(self.state(now), live, (0, false), events);
+    }
+
+    /// A cooldown as long as the hint says, without a step.
+    fn cool_for_hint(&mut self, policy: &Policy, signal: &Signal, now: Instant, draw: u64, events: &mut Events) {
         let Some(hint) = signal.hint else { return };
         let delay = backoff::hint_delay(&policy.cooldown, hint.wait, draw);
         let from = self.state(now);
@@ -145,9 +180,19 @@ impl Cooldown {
         self.cool(from, live, (self.rate_step, delay.clamped), events);
     }
 
-    fn open_breaker(&mut self, policy: &Policy, from: State, now: Instant, draw: u64, events: &mut Events) {
+    /// The ladder may be that of the failure's class; the step is the same for all.
+    fn open_breaker(
+        &mut self,
+        policy: &Policy,
+        failure: Failure,
+        from: State,
+        now: Instant,
+        draw: u64,
+        events: &mut Events,
+    ) {
         self.breaker_step = self.breaker_step.saturating_add(1);
-        let delay = backoff::breaker_delay(&policy.breaker, policy.cooldown.jitter, self.breaker_step, draw);
+        let ladder = policy.breaker.ladder(failure.class());
+        let delay = backoff::breaker_delay(&ladder, policy.cooldown.jitter, self.breaker_step, draw);
         let history = self.history();
         history.streak.clear();
         let live = Live {
@@ -194,7 +239,7 @@ impl Cooldown {
 
     pub(super) fn count(&mut self, outcome: &Outcome, now: Instant) {
         match outcome {
-            Outcome::Signal(_) | Outcome::Relayed(_) => {
+            Outcome::Signal(_) | Outcome::OffLadder(_) => {
                 let history = self.history();
                 history.limited_in_row = history.limited_in_row.saturating_add(1);
                 history.totals.signals = history.totals.signals.saturating_add(1);
@@ -206,7 +251,7 @@ impl Cooldown {
                 history.totals.failures = history.totals.failures.saturating_add(1);
                 history.last_failure = Some((now, *failure));
             }
-            Outcome::Success | Outcome::Connected | Outcome::Answered | Outcome::Neutral => {}
+            Outcome::Success | Outcome::Connected | Outcome::Exhausted(_) | Outcome::Answered | Outcome::Neutral => {}
         }
     }
 

@@ -228,7 +228,7 @@ fn signal_with_hint_of_an_older_permit_at_the_deadline_is_a_cooldown_of_its_own(
 #[test]
 fn what_another_holdoff_relays_opens_and_extends_but_is_no_step() {
     let relayed = |hint| match limited(Some(hint)) {
-        Outcome::Signal(signal) => Outcome::Relayed(signal),
+        Outcome::Signal(signal) => Outcome::OffLadder(signal),
         other => other,
     };
     let mut fixture = Fixture::new();
@@ -473,6 +473,109 @@ fn neutral_of_an_older_permit_changes_nothing() {
     key.observe(older, &Outcome::Neutral, 110);
     key.cancel(older);
     assert!(key.view(110).probe_out);
+}
+
+// ---------------------------------------------------------------- 3.5 with 2.10: "success first, then a cooldown"
+
+fn exhausted(hint: u64) -> Outcome {
+    match signal(Reason::QuotaExhausted, Some(hint)) {
+        Outcome::Signal(signal) => Outcome::Exhausted(signal),
+        other => other,
+    }
+}
+
+#[test]
+fn exhausted_in_clear_is_a_success_first_and_then_cools_for_its_hint_without_a_step() {
+    let mut key = Fixture::with_breaker(2);
+    key.exchange(&limited(Some(1)), 100);
+    let probe = key.forward(101);
+    key.observe(probe, &Outcome::Answered, 101);
+    key.exchange(&FAILING, 102);
+    assert_eq!((key.view(102).rate_step, key.view(102).failures_in_row), (1, 1));
+    key.exchange(&exhausted(30), 103);
+    let view = key.view(103);
+    assert_eq!((view.rate_step, view.breaker_step, view.limited_in_row, view.failures_in_row), (0, 0, 0, 0));
+    assert_eq!((key.deadline(103), key.reason(103)), (133, Reason::QuotaExhausted));
+    assert_eq!(view.totals.signals, 1, "nobody said slow down");
+    assert!(matches!(
+        key.events.last(),
+        Some(Event::Started { from: State::Clear, reason: Reason::QuotaExhausted, step: 0, clamped: false, .. })
+    ));
+    key.exchange(&Outcome::Success, 133);
+    key.exchange(&FAILING, 200);
+    assert_eq!(key.state(200), State::Clear, "the streak before it is over");
+}
+
+#[test]
+fn exhausted_is_clamped_like_a_hint() {
+    let mut key = Fixture::new();
+    key.exchange(&exhausted(100_000), 100);
+    assert_eq!(key.deadline(100), 3700);
+    assert!(matches!(key.events.last(), Some(Event::Started { clamped: true, .. })));
+    let mut key = Fixture::new();
+    key.exchange(&exhausted(0), 100);
+    assert_eq!(key.deadline(100), 101, "the floor");
+}
+
+#[test]
+fn exhausted_in_cooling_extends_if_later_and_keeps_the_steps() {
+    let (mut key, older) = Fixture::cooling(100, 5);
+    key.observe(older, &exhausted(5), 102);
+    assert_eq!((key.deadline(102), key.reason(102), key.view(102).rate_step), (107, Reason::QuotaExhausted, 1));
+    assert!(matches!(key.events.last(), Some(Event::Extended { reason: Reason::QuotaExhausted, .. })));
+    let (mut key, older) = Fixture::cooling(100, 5);
+    key.observe(older, &exhausted(2), 102);
+    assert_eq!((key.deadline(102), key.reason(102), key.view(102).rate_step), (105, Reason::RateLimited, 1));
+}
+
+#[test]
+fn exhausted_of_the_own_probe_clears_first_and_then_cools() {
+    let (mut key, probe, _) = Fixture::probing(110);
+    key.observe(probe, &exhausted(30), 111);
+    let view = key.view(111);
+    assert_eq!((view.state, view.rate_step, view.limited_in_row), (State::Cooling, 0, 0));
+    assert_eq!((key.deadline(111), key.reason(111)), (141, Reason::QuotaExhausted));
+    let [.., verdict, end, start] = key.events.as_slice() else { panic!("three events") };
+    assert_eq!(*verdict, Event::ProbeEnded(ProbeResult::Success));
+    assert!(matches!(end, Event::Ended { reason: Reason::RateLimited, cause: EndCause::Probe, .. }));
+    assert!(matches!(start, Event::Started { from: State::Clear, reason: Reason::QuotaExhausted, step: 0, .. }));
+    assert_eq!(key.refused(112), 29);
+}
+
+#[test]
+fn exhausted_of_the_own_probe_below_the_threshold_counts_and_cools_with_the_steps_kept() {
+    let (mut key, probe, _) = Fixture::probing(110);
+    key.policy.cooldown.success_threshold = 2;
+    key.observe(probe, &exhausted(30), 111);
+    assert_eq!((key.deadline(111), key.view(111).rate_step), (141, 1));
+    let [.., verdict, start] = key.events.as_slice() else { panic!("two events") };
+    assert_eq!(*verdict, Event::ProbeEnded(ProbeResult::Success));
+    assert!(matches!(start, Event::Started { from: State::Probing, step: 0, .. }));
+    let probe = key.forward(141);
+    assert!(matches!(probe.kind(), AdmissionKind::Probe(_)), "the slot is free");
+}
+
+#[test]
+fn exhausted_of_an_older_permit_never_starts_a_cooldown() {
+    let (mut key, probe, older) = Fixture::probing(110);
+    let again = older;
+    key.observe(older, &exhausted(30), 111);
+    assert_eq!((key.state(111), key.view(111).probe_out), (State::Probing, true));
+    key.observe(probe, &Outcome::Success, 112);
+    key.observe(again, &exhausted(30), 113);
+    assert_eq!(key.state(113), State::Clear);
+    let (mut key, older) = Fixture::cooling(100, 5);
+    key.observe(older, &exhausted(30), 105);
+    assert_eq!((key.state(105), key.view(105).rate_step), (State::Probing, 1), "the deadline has passed");
+}
+
+#[test]
+fn exhausted_in_the_ramp_cools_as_in_clear() {
+    let mut key = ramping();
+    let admission = key.forward(111);
+    assert_eq!(admission.kind(), AdmissionKind::Ramp);
+    key.observe(admission, &exhausted(30), 112);
+    assert_eq!((key.deadline(112), key.reason(112)), (142, Reason::QuotaExhausted));
 }
 
 // ---------------------------------------------------------------- 3.5, what follows from it
@@ -799,6 +902,114 @@ fn clause_3_9_min_cooldown_does_not_apply_to_the_breaker_but_an_answer_says_at_l
     assert_eq!(crate::core::time::ceil_secs(refusal.wait), 1);
 }
 
+/// Lengths in milliseconds of a series of outcomes, each as soon as the one before it is over.
+fn lengths(key: &mut Fixture, outcomes: &[Outcome]) -> Vec<u64> {
+    let mut now = at(100);
+    let mut lengths = Vec::new();
+    for outcome in outcomes {
+        let Decision::Forward(admission) = key.admit_for(Purpose::Request, now) else { panic!("it is over") };
+        let mut events = Events::default();
+        key.machine.observe(&key.policy, admission, outcome, now, 0, &mut events);
+        key.checked(&events, ());
+        let Some((deadline, _)) = key.machine.summary().cooling else { continue };
+        lengths.push(u64::try_from(deadline.saturating_since(now).as_micros().div_ceil(1000)).unwrap());
+        now = deadline;
+    }
+    lengths
+}
+
+/// PRIOR-ART §1: one ladder for everything, a breaker that opens at once and has the same ladder.
+fn peer_sync() -> Fixture {
+    let mut key = Fixture::with_breaker(1);
+    key.policy.cooldown.ladder = crate::core::policy::Ladder::Fixed;
+    key.policy.breaker.initial = secs_of(60);
+    key.policy.breaker.max = secs_of(1800);
+    key.policy.check().unwrap();
+    key
+}
+
+#[test]
+fn prior_art_1_429s_and_failures_alike_climb_from_a_minute_to_half_an_hour() {
+    let expected = [60, 120, 240, 480, 960, 1800, 1800].map(|secs| secs * 1000);
+    for outcome in [limited(None), FAILING, Outcome::Failing(Failure::Status(502)), limited(Some(5))] {
+        assert_eq!(lengths(&mut peer_sync(), &vec![outcome.clone(); 7]), expected, "{outcome:?}");
+    }
+    assert_eq!(lengths(&mut peer_sync(), &[limited(Some(500)), limited(Some(500))]), [500_000, 500_000], "or the hint");
+}
+
+#[test]
+fn clause_3_5_signals_and_failures_climb_ladders_of_their_own() {
+    let mixed = [limited(None), FAILING, limited(None), FAILING, FAILING, limited(None)];
+    assert_eq!(lengths(&mut peer_sync(), &mixed), [60, 60, 120, 120, 240, 240].map(|secs| secs * 1000));
+    let mixed = [FAILING, limited(None), FAILING, limited(None)];
+    assert_eq!(lengths(&mut peer_sync(), &mixed), [60, 60, 120, 120].map(|secs| secs * 1000));
+    let mut key = peer_sync();
+    assert_eq!(lengths(&mut key, &[FAILING, limited(None)]), [60_000, 60_000]);
+    let probe = key.forward(220);
+    key.observe(probe, &Outcome::Success, 220);
+    let view = key.view(220);
+    assert_eq!((view.rate_step, view.breaker_step), (0, 0), "a success ends both");
+}
+
+/// PRIOR-ART §3: five failures in five seconds, two successes.
+fn mesh() -> Fixture {
+    let mut key = Fixture::with_breaker(5);
+    key.policy.breaker.failure_window = secs_of(5);
+    key.policy.cooldown.success_threshold = 2;
+    key
+}
+
+#[test]
+fn prior_art_3_five_failures_in_five_seconds_open_one_opens_again_and_two_successes_close() {
+    let mut key = mesh();
+    (key.policy.breaker.initial, key.policy.breaker.max) = (secs_of(5), secs_of(5));
+    for second in [100, 101, 102, 103] {
+        key.exchange(&FAILING, second);
+        assert_eq!(key.state(second), State::Clear);
+    }
+    key.exchange(&FAILING, 105);
+    assert_eq!((key.state(105), key.deadline(105)), (State::Cooling, 110));
+    // Time alone lets a probe through, not the next error.
+    key.exchange(&FAILING, 110);
+    assert_eq!((key.state(110), key.deadline(110)), (State::Cooling, 115));
+    key.exchange(&Outcome::Success, 115);
+    assert_eq!(key.state(115), State::Probing);
+    key.exchange(&Outcome::Success, 116);
+    assert_eq!((key.state(116), key.view(116).breaker_step), (State::Clear, 0));
+}
+
+#[test]
+fn prior_art_3_the_class_of_the_failure_that_opens_it_chooses_the_ladder() {
+    let of = |failure, times| {
+        let mut key = mesh();
+        key.policy.breaker.classes = true;
+        // Four that do not open it, of another class.
+        let other = if failure == Failure::Tls { Failure::Dns } else { Failure::Tls };
+        let mut outcomes = vec![Outcome::Failing(other); 4];
+        outcomes.extend(vec![Outcome::Failing(failure); times]);
+        lengths(&mut key, &outcomes)
+    };
+    for failure in [Failure::Refused, Failure::Reset, Failure::Dns, Failure::Unreachable] {
+        let expected = [50, 75, 113, 169, 254, 380, 570, 855, 1282, 1923, 2884, 4325, 5000, 5000];
+        assert_eq!(of(failure, 14), expected, "{failure:?}");
+    }
+    for failure in [Failure::Timeout, Failure::Status(502), Failure::Status(504)] {
+        let expected = [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000];
+        assert_eq!(of(failure, 11), expected, "{failure:?}");
+    }
+    for failure in [Failure::Tls, Failure::Malformed, Failure::Status(503)] {
+        assert_eq!(of(failure, 6), [1000, 3000, 9000, 27_000, 60_000, 60_000], "{failure:?}");
+    }
+}
+
+#[test]
+fn clause_3_9_classes_share_one_step() {
+    let mut key = Fixture::with_breaker(1);
+    key.policy.breaker.classes = true;
+    let failures = [Failure::Refused, Failure::Timeout, Failure::Tls, Failure::Refused].map(Outcome::Failing);
+    assert_eq!(lengths(&mut key, &failures), [50, 200, 9000, 169]);
+}
+
 // ---------------------------------------------------------------- 3.10
 
 #[test]
@@ -1100,6 +1311,25 @@ fn a_summary_names_the_phase_and_the_deadline() {
     assert_eq!(phase(&key), (5, false, false, Some((at(111), Reason::Manual)), Some(at(111))));
 }
 
+// ---------------------------------------------------------------- 4.3, signals off the ladder
+
+#[test]
+fn clause_4_3_a_signal_off_the_ladder_without_a_hint_is_always_the_first_step() {
+    let Outcome::Signal(signal) = limited(None) else { panic!("a signal") };
+    let shared = Outcome::OffLadder(signal);
+    let mut key = Fixture::new();
+    key.exchange(&shared, 100);
+    assert_eq!((key.deadline(100), key.view(100).rate_step), (160, 0));
+    for start in [160, 220, 280] {
+        key.exchange(&shared, start);
+        assert_eq!((key.deadline(start), key.view(start).rate_step), (start + 60, 0));
+    }
+    // What was sent before counts, and changes nothing.
+    let (mut key, older) = Fixture::cooling(100, 90);
+    key.observe(older, &shared, 110);
+    assert_eq!(key.deadline(110), 190);
+}
+
 // ---------------------------------------------------------------- the check itself
 
 #[test]
@@ -1120,6 +1350,12 @@ fn a_broken_invariant_is_named_and_its_bound_is_not() {
     assert_eq!(check(&with(Phase::Cooling, history(Reason::Failing, 60))), "");
     assert_eq!(check(&with(Phase::Cooling, history(Reason::RateLimited, 61))), "");
     assert_eq!(check(&with(Phase::Cooling, history(Reason::Failing, 61))), "a breaker cooldown longer than its cap");
+    let classes = Policy {
+        breaker: BreakerLimits { classes: true, max: secs_of(1), ..BreakerLimits::default() },
+        ..Policy::default()
+    };
+    let of_class = |secs| with(Phase::Cooling, history(Reason::Failing, secs)).check_invariants(&classes).is_ok();
+    assert!(of_class(60) && !of_class(61));
     let probing = |number| {
         let out = Some(Probe { number, started: at(100) });
         Phase::Probing { out, not_before: at(100), successes: 0, started: 2 }

@@ -34,18 +34,22 @@ pub fn host_clock<'a>(
 ) -> Option<UnixTime> {
     let mut dates = dates.into_iter();
     let (Some(date), None) = (dates.next(), dates.next()) else { return None };
-    let is_zero = |age: &[u8]| {
-        let age = trim(age);
-        !age.is_empty() && age.iter().all(|&b| b == b'0')
-    };
-    if !ages.into_iter().take(2).all(is_zero) {
+    if !is_fresh(ages) {
         return None;
     }
     Date::read(trim(date), wall).filter(|date| !date.before_1970).map(|date| date.unix)
 }
 
+/// Whether a response comes from its host and not from a cache, from the values of its `Age` fields: absent or 0.
+pub fn is_fresh<'a>(ages: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    ages.into_iter().take(2).all(|age| {
+        let age = trim(age);
+        !age.is_empty() && age.iter().all(|&b| b == b'0')
+    })
+}
+
 /// Removes optional white space (RFC 9110 §5.6.3) at both ends.
-pub(super) fn trim(mut text: &[u8]) -> &[u8] {
+pub(in crate::core) fn trim(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;
     }

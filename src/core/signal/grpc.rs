@@ -7,14 +7,12 @@
 //! everything else as an answer. DEADLINE_EXCEEDED is among the 500s and not a 504: how long a call may take is the
 //! client's choice, so that a short deadline must not open a breaker.
 
-use std::time::Duration;
-
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::date::trim;
-use super::retry_after::digits;
-use super::{Cause, Causes, Hint, MAX_WAIT};
+use super::retry_after::{self, digits};
+use super::{Cause, Causes, Hint};
 use crate::core::decision::Source;
 
 /// What became of a call: a [`Code`] in decimal digits.
@@ -174,39 +172,11 @@ fn code(value: &[u8]) -> Result<Code, Cause> {
     Ok(code.copied().unwrap_or(Code::Unknown))
 }
 
-/// The largest wait that could be read.
+/// The largest wait that could be read. A negative number says "do not make this call again", which is about the call and
+/// not about when the host is ready.
 fn pushback(trailers: &HeaderMap) -> (Option<Hint>, Causes) {
-    let (mut hint, mut causes, mut fields) = (None::<Hint>, Causes::default(), 0_usize);
-    for value in trailers.get_all(GRPC_RETRY_PUSHBACK_MS) {
-        fields = fields.saturating_add(1);
-        let text = trim(value.as_bytes());
-        let wait = match (digits(text), text) {
-            (Some(millis), _) => Duration::from_millis(millis),
-            (None, []) => {
-                causes.insert(Cause::Empty);
-                continue;
-            }
-            // "Do not make this call again": about the call, not about when the host is ready.
-            (None, [b'-', number @ ..]) if digits(number).is_some() => {
-                causes.insert(Cause::Negative);
-                continue;
-            }
-            _ => {
-                causes.insert(Cause::Malformed);
-                continue;
-            }
-        };
-        if wait > MAX_WAIT {
-            causes.insert(Cause::Saturated);
-        }
-        let wait = wait.min(MAX_WAIT);
-        if hint.is_none_or(|largest| wait > largest.wait) {
-            hint = Some(Hint { wait, source: Source::GrpcPushback });
-        }
-    }
-    if fields > 1 {
-        causes.insert(Cause::Duplicate);
-    }
+    let values = trailers.get_all(GRPC_RETRY_PUSHBACK_MS).into_iter().map(HeaderValue::as_bytes);
+    let retry_after::Reading { hint, causes } = retry_after::milliseconds(values, Source::GrpcPushback);
     (hint, causes)
 }
 
@@ -254,6 +224,7 @@ pub fn encode_message(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::signal::MAX_WAIT;
 
     fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()

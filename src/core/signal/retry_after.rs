@@ -2,13 +2,23 @@
 //!
 //! Whatever cannot be read is no hint and has a [`Cause`], never an error that stops anything: a host that writes junk
 //! still says "slow down" by its status. Whatever is too large is the largest wait, never a short one.
+//!
+//! To the same family belong two fields that say the same in milliseconds.
 
 use std::time::Duration;
+
+use http::HeaderName;
 
 use super::date::{http_date, trim};
 use super::{Cause, Causes, Hint, MAX_WAIT};
 use crate::core::decision::Source;
 use crate::core::time::UnixTime;
+
+/// A wait in milliseconds, beside a `Retry-After` whose seconds are too coarse.
+pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// The same, as some services of Azure call it.
+pub const X_MS_RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-ms-retry-after-ms");
 
 /// The longest value that is read, in bytes, unless it is a number.
 const MAX_VALUE: usize = 4096;
@@ -57,6 +67,42 @@ pub fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>, context: &Context) -
         reader.note(Cause::Duplicate);
     }
     reader.reading
+}
+
+/// Reads the values of all fields of one name that hold a whole number of milliseconds.
+pub fn milliseconds<'a>(values: impl IntoIterator<Item = &'a [u8]>, source: Source) -> Reading {
+    let (mut reading, mut fields) = (Reading::default(), 0_usize);
+    for value in values {
+        fields = fields.saturating_add(1);
+        let text = trim(value);
+        let cause = match (digits(text), text) {
+            (Some(millis), _) => {
+                reading.take(Duration::from_millis(millis), source);
+                continue;
+            }
+            (None, []) => Cause::Empty,
+            (None, [b'-', number @ ..]) if digits(number).is_some() => Cause::Negative,
+            _ => Cause::Malformed,
+        };
+        reading.causes.insert(cause);
+    }
+    if fields > 1 {
+        reading.causes.insert(Cause::Duplicate);
+    }
+    reading
+}
+
+impl Reading {
+    /// Takes a wait unless a longer one is known.
+    pub(super) fn take(&mut self, wait: Duration, source: Source) {
+        if wait > MAX_WAIT {
+            self.causes.insert(Cause::Saturated);
+        }
+        let wait = wait.min(MAX_WAIT);
+        if self.hint.is_none_or(|largest| wait > largest.wait) {
+            self.hint = Some(Hint { wait, source });
+        }
+    }
 }
 
 struct Reader<'c> {
@@ -145,16 +191,9 @@ impl Reader<'_> {
 
     fn part(&mut self, read: Result<Hint, Cause>) {
         self.parts = self.parts.saturating_add(1);
-        let mut hint = match read {
-            Ok(hint) => hint,
-            Err(cause) => return self.note(cause),
-        };
-        if hint.wait > MAX_WAIT {
-            self.note(Cause::Saturated);
-            hint.wait = MAX_WAIT;
-        }
-        if self.reading.hint.is_none_or(|largest| hint.wait > largest.wait) {
-            self.reading.hint = Some(hint);
+        match read {
+            Ok(hint) => self.reading.take(hint.wait, hint.source),
+            Err(cause) => self.note(cause),
         }
     }
 
@@ -354,5 +393,25 @@ mod tests {
     fn a_value_without_a_comma_takes_one_part() {
         let fields = [&b"soon"[..]; MAX_PARTS];
         assert!(!read_all(&fields).causes.contains(Cause::TooMany));
+    }
+
+    #[test]
+    fn milliseconds_are_whole_numbers_of_which_the_largest_counts() {
+        let read = |values: &[&str]| {
+            let reading = milliseconds(values.iter().map(|value| value.as_bytes()), Source::RetryAfterMs);
+            assert!(reading.hint.is_none_or(|hint| hint.source == Source::RetryAfterMs));
+            (reading.hint.map(|hint| hint.wait), reading.causes.iter().collect::<Vec<_>>())
+        };
+        let millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(read(&[" 1500 "]), (millis(1500), vec![]));
+        assert_eq!(read(&["0"]), (millis(0), vec![]));
+        assert_eq!(read(&["560", "1500", "2"]), (millis(1500), vec![Cause::Duplicate]));
+        assert_eq!(read(&["-1"]), (None, vec![Cause::Negative]));
+        assert_eq!(read(&[""]), (None, vec![Cause::Empty]));
+        for junk in ["1.5", "1500ms", "soon", "1,2", "+1", "-x"] {
+            assert_eq!(read(&[junk]), (None, vec![Cause::Malformed]), "{junk}");
+        }
+        assert_eq!(read(&["99999999999999999999999"]), (Some(MAX_WAIT), vec![Cause::Saturated]));
+        assert_eq!(read(&[]), (None, vec![]));
     }
 }

@@ -21,7 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use super::*;
-use crate::config::settings::{Answer, Timeouts, Tls, TlsVersion};
+use crate::config::settings::{Answer, OnCooldown, Timeouts, Tls, TlsVersion};
+use crate::core::signal::body::BodyRules;
 
 const LONG: Duration = Duration::from_secs(20);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -128,7 +129,13 @@ fn tls() -> Tls {
 
 fn host() -> HostSettings {
     HostSettings {
+        preset: None,
+        paths: Vec::new(),
+        group: None,
+        levels: Arc::default(),
         policy: Arc::default(),
+        bodies: Arc::new(BodyRules::new(Vec::new(), 0, 0)),
+        on_cooldown: OnCooldown::Answer,
         answer: Answer::default(),
         tls: tls(),
         timeouts: Timeouts {

@@ -3,32 +3,76 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Glance, Inner};
-use crate::core::cooldown::Events;
+use super::{Entry, Glance, Inner, manual};
+use crate::core::cooldown::{Cooldown, Events};
 use crate::core::decision::{Decision, Freeze, NotUntil, Purpose, Reason};
 use crate::core::policy::{Mode, Policy};
 use crate::core::time::Instant;
 use crate::table::snapshot::Snapshot;
 
+/// What an entry says against a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// Until when, and why.
+    pub refusal: NotUntil,
+    /// Whether the request must not be sent; else it would not have been, were the mode another.
+    pub enforced: bool,
+}
+
 impl<X: Send + Sync + 'static> Entry<X> {
-    /// The refusal that [`crate::table::Table::admit`] would give now, without taking a permit, changing or counting anything: where
-    /// several keys are asked, all are asked before one lets pass.
-    pub fn refusal(&self, purpose: Purpose, now: Instant) -> Option<NotUntil> {
+    /// What [`crate::table::Table::admit`] would say against a request now, without taking a permit, changing or counting
+    /// anything: where several keys are asked, all are asked before one lets pass.
+    pub fn objection(&self, purpose: Purpose, now: Instant) -> Option<Objection> {
+        let of = |mode, refusal| {
+            let enforced = mode == Mode::Enforce;
+            (enforced || purpose != Purpose::Session).then_some(Objection { refusal, enforced })
+        };
         match self.glance(now) {
             Glance::Evicted | Glance::Off | Glance::Clear { .. } => return None,
-            Glance::Refused(mode, refusal) => return (mode == Mode::Enforce).then_some(refusal),
+            Glance::Refused(mode, refusal) => return of(mode, refusal),
             Glance::Locked => {}
         }
         let inner = self.lock_kept()?;
+        let mode = inner.policy.mode;
         let frozen = inner.machine.summary().frozen_until.filter(|until| now < *until);
-        let asked = inner.machine.clone().admit(&inner.policy, purpose, now, &mut Events::default());
-        match (asked, frozen) {
-            (Decision::ShortCircuit(refusal), _) if inner.policy.mode == Mode::Enforce => Some(refusal),
-            (Decision::ShortCircuit(refusal), Some(until)) => {
-                Some(NotUntil { until, wait: until.saturating_since(now), reason: Reason::Manual, ..refusal })
-            }
-            _ => None,
+        if mode == Mode::Off && frozen.is_none() {
+            return None;
         }
+        let asked = inner.machine.clone().admit(&inner.policy, purpose, now, &mut Events::default());
+        let Decision::ShortCircuit(refusal) = asked else { return None };
+        match frozen {
+            Some(until) if mode != Mode::Enforce => {
+                Some(Objection { refusal: manual(until, now, refusal), enforced: true })
+            }
+            _ => of(mode, refusal),
+        }
+    }
+
+    /// The refusal that [`crate::table::Table::admit`] would give now; see [`Entry::objection`].
+    pub fn refusal(&self, purpose: Purpose, now: Instant) -> Option<NotUntil> {
+        self.objection(purpose, now).filter(|objection| objection.enforced).map(|objection| objection.refusal)
+    }
+
+    /// The refusal of an operator's freeze alone, whatever else the key knows.
+    pub fn frozen(&self, now: Instant) -> Option<NotUntil> {
+        if matches!(self.glance(now), Glance::Evicted | Glance::Clear { .. }) {
+            return None;
+        }
+        let inner = self.lock_kept()?;
+        let until = inner.machine.summary().frozen_until.filter(|until| now < *until)?;
+        let state = inner.machine.state(now);
+        let wait = until.saturating_since(now);
+        Some(NotUntil { until, wait, reason: Reason::Manual, state })
+    }
+
+    /// Notes that the key is in use, where it was not asked itself.
+    pub fn touch(&self, purpose: Purpose, now: Instant) {
+        self.counters.touch(purpose, now);
+    }
+
+    /// Counts a request that mode observe would not have sent for an [`Entry::objection`] of this key.
+    pub fn count_would_have(&self) {
+        self.counters.count_would_have();
     }
 
     /// Counts a request that was not sent for a [`Entry::refusal`] of this key.
@@ -102,5 +146,10 @@ impl<X: Send + Sync + 'static> Entry<X> {
             tunnels: self.counters.tunnels(),
             only_tunnels: self.counters.only_tunnels(),
         }
+    }
+
+    /// A copy of the state machine, to try out what would happen.
+    pub fn machine(&self) -> Cooldown {
+        self.lock().machine.clone()
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! The inputs are lines, so that a seed or a crash can be read and written by a person.
 
-use holdoff::core::policy::{Hintless, SignalRules};
+use holdoff::core::policy::{FieldRule, Hintless, ScopeRule, SignalRules, Unit};
 use holdoff::core::time::UnixTime;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 // What the integration tests judge with too.
+#[path = "../../it/support/bodies.rs"]
+pub mod bodies;
 #[path = "../../it/support/configuration.rs"]
 pub mod configuration;
 #[path = "../../it/support/heads.rs"]
@@ -19,6 +21,22 @@ pub const WALL: UnixTime = UnixTime::from_secs(1_795_168_800);
 
 /// The last second of the year 9999, the last that an HTTP-date can name.
 pub const LAST_SECOND: u64 = 253_402_300_799;
+
+/// The fields of a vendor that [`Head`] knows, in the units of their names, and what is left of the window of each; but
+/// `x-pause`, of which nothing says what is left.
+pub const VENDOR_FIELDS: [(&str, Unit, Option<&str>); 8] = [
+    ("x-pause", Unit::Seconds, None),
+    ("x-seconds", Unit::Seconds, Some("x-left")),
+    ("x-millis", Unit::Milliseconds, Some("x-left")),
+    ("x-epoch", Unit::EpochSeconds, Some("x-left")),
+    ("x-epoch-millis", Unit::EpochMilliseconds, Some("x-left-too")),
+    ("x-duration", Unit::Duration, Some("x-left")),
+    ("x-iso", Unit::Iso8601, Some("x-left-too")),
+    ("x-time", Unit::Rfc3339, Some("x-left")),
+];
+
+/// The field by which a signal of [`Head`] says what it is about: `host` or `shared`, which climbs no ladder.
+pub const SCOPE: HeaderName = HeaderName::from_static("x-scope");
 
 /// A response head and what it is read against:
 ///
@@ -52,6 +70,23 @@ impl<'a> Head<'a> {
             fractional_seconds: says.contains("fraction"),
             ..SignalRules::default()
         };
+        rules.proactive = says.contains("proactive");
+        if says.contains("vendor") {
+            let name = HeaderName::from_static;
+            let rule = |&(reset, unit, left): &(&'static str, Unit, Option<&'static str>)| FieldRule {
+                reset: name(reset),
+                unit,
+                remaining: left.map(name),
+            };
+            rules.fields = VENDOR_FIELDS.iter().map(rule).collect();
+        }
+        if says.contains("scope") {
+            let rule = |equals: &str, step| ScopeRule { field: SCOPE, equals: equals.into(), level: "x".into(), step };
+            rules.scopes = vec![rule("host", true), rule("shared", false)];
+        }
+        if says.contains("hinted") {
+            rules.limited_with_hint = vec![StatusCode::CONFLICT, StatusCode::BAD_GATEWAY];
+        }
         if says.contains("more") {
             rules.statuses.extend([StatusCode::FORBIDDEN, StatusCode::PAYLOAD_TOO_LARGE]);
             rules.unavailable.push(StatusCode::INTERNAL_SERVER_ERROR);

@@ -6,11 +6,13 @@ use std::time::Duration;
 use holdoff::core::classify;
 use holdoff::core::cooldown::{Cooldown, Events};
 use holdoff::core::decision::{Decision, Purpose, Reason};
-use holdoff::core::policy::{Hintless, Policy};
+use holdoff::core::policy::{Hintless, Policy, SignalRules};
 use holdoff::core::signal::grpc::{self, Code, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS, is_grpc};
-use holdoff::core::signal::{Failure, Field, MAX_RECEIVED, MAX_WAIT, Outcome};
+use holdoff::core::signal::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY};
+use holdoff::core::signal::retry_after::{RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
+use holdoff::core::signal::{Failure, Field, MAX_RECEIVED, MAX_WAIT, Outcome, Signal};
 use holdoff::core::time::Instant;
-use holdoff_fuzz::Head;
+use holdoff_fuzz::{Head, SCOPE, VENDOR_FIELDS};
 use http::header::{AGE, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
@@ -42,16 +44,33 @@ fuzz_target!(|input: &[u8]| {
     let named = reading.hint_seen.is_some();
     let status = reading.grpc_code().map_or(status, Code::counts_as);
     let (is_limited, may_be_unavailable) = (rules.statuses.contains(&status), rules.unavailable.contains(&status));
+    let with_hint = rules.limited_with_hint.contains(&status);
+    let of_signal = |signal: &Signal| {
+        let expected = if may_be_unavailable { Reason::Unavailable } else { Reason::RateLimited };
+        assert_eq!(signal.reason, expected);
+        assert!(is_limited || ((may_be_unavailable || with_hint) && named));
+        is_told(signal, &rules, &reading);
+        if !named {
+            let has_pushback = reading.grpc_code().is_some() && headers.contains_key(GRPC_RETRY_PUSHBACK_MS);
+            let fields = [RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS];
+            let has_any = has_pushback || fields.iter().any(|name| headers.contains_key(name));
+            assert_eq!(signal.received.is_some(), has_any);
+        }
+    };
     match &reading.outcome {
         Outcome::Signal(signal) => {
-            let expected = if is_limited { Reason::RateLimited } else { Reason::Unavailable };
-            assert_eq!(signal.reason, expected);
-            assert!(is_limited || (may_be_unavailable && named));
-            assert_eq!(signal.hint, reading.hint_seen.filter(|_| rules.trust_hints));
-            let shown = signal.received.as_deref().unwrap_or_default();
-            assert!(shown.len() <= MAX_RECEIVED && shown.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{shown}");
-            let has_pushback = reading.grpc_code().is_some() && headers.contains_key(GRPC_RETRY_PUSHBACK_MS);
-            assert_eq!(shown.is_empty(), !headers.contains_key(RETRY_AFTER) && !has_pushback);
+            of_signal(signal);
+            assert!(steps(&rules, reading.scope));
+        }
+        Outcome::OffLadder(signal) => {
+            of_signal(signal);
+            assert!(!steps(&rules, reading.scope));
+        }
+        Outcome::Exhausted(signal) => {
+            assert!(rules.proactive && (status.is_success() || status.is_redirection()));
+            assert_eq!(signal.reason, Reason::QuotaExhausted);
+            assert!(signal.hint.is_some_and(|hint| !hint.wait.is_zero()));
+            is_told(signal, &rules, &reading);
         }
         Outcome::Neutral => assert!(is_limited && !named && rules.hintless == Hintless::Ignore),
         Outcome::Failing(failure) => {
@@ -59,17 +78,36 @@ fuzz_target!(|input: &[u8]| {
             assert!(matches!(status.as_u16(), 502..=504) && !is_limited && !named);
         }
         Outcome::Answered => assert!(status.is_server_error() && !is_limited && !named),
-        Outcome::Success => assert!(!status.is_server_error() && !is_limited),
+        Outcome::Success => {
+            assert!(!status.is_server_error() && !is_limited);
+            assert!(!named || (rules.proactive && !rules.trust_hints), "what is named counts");
+        }
         other => panic!("{status} is {other:?}"),
     }
-    if !is_limited && !may_be_unavailable {
+    assert!(reading.scope.is_none() || reading.outcome.signal().is_some());
+    if !is_limited && !may_be_unavailable && !with_hint && !rules.proactive {
         let odd = reading.errors().any(|(field, _)| field != Field::GrpcStatus);
         assert!(!named && !odd, "a field that does not matter is not read");
     }
 
-    // Nothing but six fields has a say.
+    // What was asked by a method that does not count is no signal, and by its hint alone counts what another holdoff said.
+    assert!(reading.clone().of_ignored_method().outcome.signal().is_none());
+    let early = head.clone().of_ignored_method().with_trailers(&rules, Some(&headers), second);
+    assert_eq!(early.outcome, reading.clone().of_ignored_method().outcome);
+    match reading.clone().relayed().outcome {
+        Outcome::OffLadder(signal) => assert!(signal.hint.is_some()),
+        other => assert_eq!(other, Outcome::Neutral),
+    }
+
+    // Nothing but these fields has a say.
     let mut fewer = HeaderMap::new();
-    for name in [RETRY_AFTER, DATE, AGE, CONTENT_TYPE, GRPC_STATUS, GRPC_RETRY_PUSHBACK_MS] {
+    let vendor = VENDOR_FIELDS.iter().flat_map(|(reset, _, left)| [Some(*reset), *left]).flatten();
+    let mut known: Vec<HeaderName> = vendor.map(HeaderName::from_static).collect();
+    known.extend([RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS, RATE_LIMIT, RATE_LIMIT_POLICY, SCOPE]);
+    known.extend([DATE, AGE, CONTENT_TYPE, GRPC_STATUS, GRPC_RETRY_PUSHBACK_MS]);
+    known.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+    known.dedup();
+    for name in known {
         for value in headers.get_all(&name) {
             fewer.append(&name, value.clone());
         }
@@ -91,7 +129,7 @@ fuzz_target!(|input: &[u8]| {
     key.observe(&policy, admission, &reading.outcome, now, u64::MAX, &mut events);
     key.check_invariants(&policy).unwrap();
     let cooling = key.summary().cooling;
-    assert_eq!(cooling.is_some(), matches!(reading.outcome, Outcome::Signal(_)));
+    assert_eq!(cooling.is_some(), reading.outcome.signal().is_some());
     if let Some((deadline, _)) = cooling {
         let length = deadline.saturating_since(now);
         assert!(length >= policy.cooldown.min_cooldown && length <= policy.cooldown.max_retry_after, "{length:?}");
@@ -99,3 +137,16 @@ fuzz_target!(|input: &[u8]| {
         assert!(length >= told.min(policy.cooldown.max_retry_after), "earlier than told");
     }
 });
+
+/// Whether signals of a scope climb the ladder.
+fn steps(rules: &SignalRules, scope: Option<usize>) -> bool {
+    scope.is_none_or(|at| rules.scopes[at].step)
+}
+
+/// What a signal says is what was read, and fit to be shown.
+fn is_told(signal: &Signal, rules: &SignalRules, reading: &classify::Reading) {
+    assert_eq!(signal.hint, reading.hint_seen.filter(|_| rules.trust_hints));
+    let shown = signal.received.as_deref().unwrap_or_default();
+    assert!(shown.len() <= MAX_RECEIVED && shown.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{shown}");
+    assert!(reading.hint_seen.is_none() || !shown.is_empty());
+}

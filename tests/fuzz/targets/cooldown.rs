@@ -55,8 +55,8 @@ struct RawPolicy {
 }
 
 impl RawPolicy {
-    /// Passes `check`. The breaker's cap does not change with the policy: an invariant speaks of it.
-    fn resolve(&self, breaker_max: Duration) -> Policy {
+    /// Passes `check`. The breaker's caps do not change with the policy: an invariant speaks of them.
+    fn resolve(&self, breaker_max: Duration, classes: bool) -> Policy {
         let factor = |percent: u8| 1.0 + f64::from(percent) * 99.0 / 255.0;
         let min_cooldown = self.min_cooldown.some();
         let max_backoff = self.max_backoff.get().max(min_cooldown);
@@ -82,6 +82,7 @@ impl RawPolicy {
                 initial: self.initial.some().min(breaker_max),
                 growth: factor(self.growth.1),
                 max: breaker_max,
+                classes,
             },
             ..Policy::default()
         };
@@ -96,8 +97,10 @@ enum RawOutcome {
     Answered,
     Connected,
     Neutral,
-    Failing,
+    Failing { how: u8 },
     Signal { is_limited: bool, hint: Option<Span> },
+    OffLadder { hint: Span },
+    Exhausted { hint: Span },
 }
 
 impl RawOutcome {
@@ -107,7 +110,11 @@ impl RawOutcome {
             Self::Answered => Outcome::Answered,
             Self::Connected => Outcome::Connected,
             Self::Neutral => Outcome::Neutral,
-            Self::Failing => Outcome::Failing(Failure::Timeout),
+            Self::Failing { how } => {
+                Outcome::Failing([Failure::Timeout, Failure::Refused, Failure::Status(503)][usize::from(how % 3)])
+            }
+            Self::OffLadder { hint } => Outcome::OffLadder(told(Reason::BackendBusy, hint)),
+            Self::Exhausted { hint } => Outcome::Exhausted(told(Reason::QuotaExhausted, hint)),
             Self::Signal { is_limited, hint } => Outcome::Signal(Signal {
                 reason: if is_limited { Reason::RateLimited } else { Reason::Unavailable },
                 hint: hint.map(|wait| Hint { wait: wait.get(), source: Source::RetryAfterSeconds }),
@@ -115,6 +122,10 @@ impl RawOutcome {
             }),
         }
     }
+}
+
+fn told(reason: Reason, wait: Span) -> Signal {
+    Signal { reason, hint: Some(Hint { wait: wait.get(), source: Source::VendorReset }), received: None }
 }
 
 #[derive(Arbitrary, Debug)]
@@ -141,6 +152,7 @@ enum Call {
 #[derive(Arbitrary, Debug)]
 struct Input {
     breaker_max: Span,
+    classes: bool,
     policies: (RawPolicy, RawPolicy),
     calls: Vec<(Clock, Call)>,
 }
@@ -150,7 +162,7 @@ const MAX_OUT: usize = 32;
 
 fuzz_target!(|input: Input| {
     let breaker_max = input.breaker_max.some();
-    let policies = [input.policies.0.resolve(breaker_max), input.policies.1.resolve(breaker_max)];
+    let policies = [&input.policies.0, &input.policies.1].map(|policy| policy.resolve(breaker_max, input.classes));
     let mut policy = &policies[0];
     let mut machine = Cooldown::new();
     let mut now = Instant::from_secs(1_000_000);
@@ -195,12 +207,21 @@ fuzz_target!(|input: Input| {
             Call::Observe { which, outcome, draw } => {
                 let Some(admission) = take(&mut out, *which) else { continue };
                 let (is_void, outcome) = (machine.is_void(admission), outcome.resolve());
+                // Time that passed may have made it older.
+                let mut settled = machine.clone();
+                settled.settle(policy, now, &mut Events::default());
+                let is_older = admission.epoch() != settled.summary().epoch;
                 machine.observe(policy, admission, &outcome, now, *draw, events);
                 let after = machine.summary();
                 if is_void {
                     assert!(after.cooling == before.cooling || live.is_none(), "a release made it void");
                     assert!(after.cooling.is_none() || before.cooling.is_some(), "a release made it void");
-                } else if let Outcome::Signal(Signal { hint: Some(hint), .. }) = outcome {
+                } else if let Outcome::Exhausted(_) = &outcome
+                    && is_older
+                    && live.is_none()
+                {
+                    assert!(after.cooling.is_none() || after.cooling == before.cooling, "it never starts a cooldown");
+                } else if let Some(hint) = outcome.signal().and_then(|signal| signal.hint) {
                     // Whoever says how long is heard, in every state.
                     let (deadline, _) = after.cooling.expect("a hint cools");
                     let told = hint.wait.min(policy.cooldown.max_retry_after);
@@ -278,6 +299,6 @@ fn take(out: &mut Vec<Admission>, which: u8) -> Option<Admission> {
 /// No cooldown of a policy is longer.
 fn longest(policy: &Policy) -> Duration {
     let limits = &policy.cooldown;
-    let caps = [limits.max_backoff, limits.max_overwait, limits.max_retry_after, policy.breaker.max, MAX_FREEZE];
+    let caps = [limits.max_backoff, limits.max_overwait, limits.max_retry_after, policy.breaker.longest(), MAX_FREEZE];
     caps.into_iter().fold(Duration::ZERO, Duration::max)
 }

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+pub mod bodies;
 pub mod client;
 pub mod configuration;
 pub mod heads;
