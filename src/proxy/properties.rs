@@ -198,7 +198,7 @@ pub fn connection(input: &[u8]) {
 }
 
 /// Of the connection, named or not, and ours.
-const OWN: [HeaderName; 10] = [
+const OWN: [HeaderName; 11] = [
     CONNECTION,
     TE,
     TRANSFER_ENCODING,
@@ -206,6 +206,7 @@ const OWN: [HeaderName; 10] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     HOLDOFF,
     PROXY_STATUS,
     VIA,

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use holdoff::core::key::{Key, KeyError, KeyRef, Scheme};
+use holdoff::core::key::{Key, KeyError, KeyRef, MAX_SCOPE, Scheme};
 use http::uri::Authority;
 use libfuzzer_sys::fuzz_target;
 
@@ -30,7 +30,15 @@ fuzz_target!(|text: &str| {
         }
     }
     if let Ok(key) = Key::parse(text) {
-        check(&key);
+        let whole = key.whole();
+        assert_eq!(Key::parse(&key.to_string()).as_ref(), Ok(&key));
+        assert_eq!(whole.scoped(key.scope()).as_ref(), Ok(&key));
+        assert!(key.scope().len() <= MAX_SCOPE && key.scope().bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+        if key.is_group() {
+            assert_eq!(Key::group(key.host()), Ok(whole));
+            return;
+        }
+        check(&whole);
         if let Ok(authority) = KeyRef::from_authority(Scheme::Https, text) {
             assert_eq!(authority.to_key(), key);
         }
