@@ -73,7 +73,8 @@ JSON lines, one object a line; the access log of holdoff itself is one (log.acce
   Objects without a status are other events of the same log and are passed over. Caddy's `request` object is read too.
 
 What is counted for a host: requests; limited, the answers that say \"slow down\" (429, or 503 with Retry-After); failed; forwarded
-and saved, what holdoff would have sent and answered itself; cooldowns, the longest, and the time spent in them.
+and saved, what holdoff would have sent and answered itself; cooldowns, the longest, and the time spent in them. A group of hosts, and a table with paths, count as a host of their own;
+levels are not played, for a log does not have what tells their keys apart.
 
 --json prints one object. `from`, `to`: when the log begins and ends. `files`: file, format, requests, tunnels, other, malformed,
 without_host, too_long. `hosts`, most saved first: host, mode, requests, limited, limited_forwarded (those that holdoff would have
@@ -144,6 +145,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     }
     play::take_chance_out(&mut loaded.settings.hosts);
     let settings = &loaded.settings;
+    if settings.hosts.all().any(|settings| !settings.levels.is_empty()) {
+        warn("levels of the policy are not played: what tells their keys apart is in no log; a host counts as one");
+    }
     let places = Places { about, hosts: &settings.hosts };
     let mut player = Player::new(&settings.hosts, settings.limits.max_keys);
     let mut files = Vec::new();
@@ -175,7 +179,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
 }
 
 fn about(text: &str) -> Result<Key, Error> {
-    Key::parse(text).map_err(|e| {
+    Key::parse(text).map(|key| key.whole()).map_err(|e| {
         let text = mask_credentials(text);
         Error::usage(format!("`--host`: expected a URL or a host, found `{}`: {e}", printable(text.as_bytes(), 80)))
     })

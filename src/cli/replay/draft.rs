@@ -195,10 +195,13 @@ impl Draft {
             return Ok(Line::Other);
         }
         let ended = self.time.ok_or_else(|| Flaw::malformed("a time", "none"))?;
-        let key = self.key(places)?;
+        let host = self.key(places)?;
         if self.is_connect() {
-            return Ok(Line::Tunnel(key, ended));
+            let base = places.hosts.resolve(&host).base(&host);
+            return Ok(Line::Tunnel(base.unwrap_or(host), ended));
         }
+        let base = places.hosts.resolve_at(&host, self.path()).base(&host);
+        let key = base.unwrap_or(host);
         let answer = match (action, self.status.flatten()) {
             (Some("short_circuited"), _) => Answer::Ours,
             (Some("failed"), _) => Answer::Instead(self.failure()),
@@ -209,7 +212,7 @@ impl Draft {
         Ok(Line::Request(Request { key, started, ended, answer }))
     }
 
-    /// What a request is held against: the one place where a line becomes a key.
+    /// The host of a request.
     fn key(&self, places: &Places<'_>) -> Result<Key, Flaw> {
         let key = match (&self.url, &self.host) {
             (Some(target), _) if self.is_connect() => {
@@ -221,6 +224,8 @@ impl Draft {
             (_, Some(host)) => self.named(host)?,
             (_, None) => places.about.clone().ok_or(Flaw::NoHost)?,
         };
+        // A fragment is no scope.
+        let key = key.whole();
         if places.hosts.upgrades(&key.as_ref()) {
             let scheme = Scheme::Https;
             return KeyRef::new(scheme, key.host(), scheme.default_port())
@@ -228,6 +233,18 @@ impl Draft {
                 .map_err(|_| Flaw::malformed("a host", key.host()));
         }
         Ok(key)
+    }
+
+    /// The path, without the query.
+    fn path(&self) -> &str {
+        let url = self.url.as_deref().unwrap_or_default();
+        let behind = if is_whole(url) {
+            url.split_once("://").and_then(|(_, rest)| rest.get(rest.find(['/', '?', '#'])?..)).unwrap_or_default()
+        } else {
+            url
+        };
+        let path = behind.split(['?', '#']).next().unwrap_or_default();
+        if path.starts_with('/') { path } else { "/" }
     }
 
     /// The key of a host field.
@@ -297,6 +314,27 @@ mod tests {
 
     fn key(fields: &[(&str, &str)]) -> String {
         request(fields).key.to_string()
+    }
+
+    #[test]
+    fn a_table_for_some_paths_and_a_group_have_a_key_of_their_own() {
+        let toml = "[[host]]\nmatch = [\"a.example\"]\npaths = [\"/v1/*\"]\n\
+                    [[host]]\nmatch = [\"b.example\", \"c.example\"]\ngroup = \"g\"\n";
+        let key = |fields: &[(&str, &str)]| {
+            let all = [&[("time", "100"), ("status", "200")], fields].concat();
+            match finish(&all, Some("https://a.example"), toml).unwrap() {
+                Line::Request(request) => request.key.to_string(),
+                Line::Tunnel(key, _) => key.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(key(&[("path", "/v1/x?y#z")]), "https://a.example:443#paths=/v1/*");
+        assert_eq!(key(&[("url", "http://a.example/v1/#x")]), "http://a.example:80#paths=/v1/*");
+        assert_eq!(key(&[("url", "http://a.example?/v1/")]), "http://a.example:80");
+        assert_eq!(key(&[("url", "http://a.example#paths=/v1/*")]), "http://a.example:80");
+        assert_eq!(key(&[("path", "/v2")]), "https://a.example:443");
+        assert_eq!(key(&[("url", "http://b.example/")]), "group:g");
+        assert_eq!(key(&[("method", "CONNECT"), ("url", "c.example:443")]), "group:g");
     }
 
     #[test]

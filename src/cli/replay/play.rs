@@ -211,7 +211,7 @@ impl<'s> Player<'s> {
         if at >= self.max_keys {
             return None;
         }
-        let policy = Arc::clone(&self.settings.resolve(&key).policy);
+        let (policy, _) = self.settings.of_key(&key);
         self.hosts.push(Host { policy, machine: Cooldown::new(), counts: Counts::default(), cooling: None });
         self.index.insert(key, at);
         Some(at)
