@@ -64,7 +64,8 @@ impl Bystander {
     }
 
     /// Runs an attack, at least as long as 50 requests take, and compares. Generous, since attack, sidecar and bystander
-    /// share a machine with other tests: what blocks others blocks them for longer than that.
+    /// share two cores with other tests, of which some send a gibibyte: what blocks others blocks half of the requests, or
+    /// a few of them for longer than that.
     async fn beside<T: Send + 'static>(&mut self, what: &str, attack: impl Future<Output = T> + Send + 'static) -> T {
         self.times(20).await;
         let before = Took::of(self.times(100).await);
@@ -78,7 +79,7 @@ impl Bystander {
         let meanwhile = Took::of(times);
         eprintln!("{what}: {before:?} before, {meanwhile:?} meanwhile ({count} requests)");
         assert!(meanwhile.median < before.median * 20 + Duration::from_millis(100), "{before:?} {meanwhile:?}");
-        assert!(meanwhile.high < before.high * 20 + Duration::from_millis(500), "{before:?} {meanwhile:?}");
+        assert!(meanwhile.high < before.high * 20 + Duration::from_secs(2), "{before:?} {meanwhile:?}");
         attack.await.unwrap()
     }
 }
