@@ -18,15 +18,6 @@ const MAX_QUERY: usize = 64 << 10;
 /// The most parameters of a query.
 const MAX_PARAMETERS: usize = 160;
 
-const NAMES: Names = Names {
-    url: "url",
-    method: "method",
-    request_header: "request_header",
-    response: "status",
-    header: "header",
-    times: "times",
-};
-
 /// Reads the query of a request.
 ///
 /// # Errors
@@ -78,7 +69,7 @@ pub(super) fn question(query: &str) -> Result<Question, String> {
         headers: &headers,
         times: times.as_deref(),
     };
-    Question::read(&written, &NAMES)
+    Question::read(&written, &Names::QUERY)
 }
 
 /// Explains by the configuration that the sidecar runs with.

@@ -85,6 +85,18 @@ pub struct Names {
     pub times: &'static str,
 }
 
+impl Names {
+    /// The parameters of a query.
+    pub const QUERY: Self = Self {
+        url: "url",
+        method: "method",
+        request_header: "request_header",
+        response: "status",
+        header: "header",
+        times: "times",
+    };
+}
+
 impl Question {
     /// Reads a question. Errors call things by `names`, and repeat nothing that may be secret.
     ///

@@ -7,15 +7,6 @@ use crate::core::cooldown::Events;
 use crate::core::decision::{Decision, Purpose};
 use crate::core::signal::{Outcome, Signal};
 
-const NAMES: Names = Names {
-    url: "url",
-    method: "method",
-    request_header: "request_header",
-    response: "status",
-    header: "header",
-    times: "times",
-};
-
 const NOW: Instant = Instant::from_secs(1000);
 const WALL: UnixTime = UnixTime::from_secs(1_795_168_800); // 2026-11-20T10:00:00Z
 
@@ -29,7 +20,7 @@ fn explained(config: &str, url: &str, response: &str, times: &str) -> Explanatio
     let (status, headers) = response.split_once('\n').unwrap_or((response, ""));
     let headers = lines(headers);
     let written = Written { url, response: Some(status), headers: &headers, times: Some(times), ..Written::default() };
-    explain(&basis(&settings, &|_| None), &Question::read(&written, &NAMES).unwrap(), None)
+    explain(&basis(&settings, &|_| None), &Question::read(&written, &Names::QUERY).unwrap(), None)
 }
 
 fn basis<'a>(settings: &'a Settings, known: &'a dyn Fn(&Key) -> Option<Known>) -> Basis<'a> {
@@ -270,7 +261,7 @@ fn the_schedule_goes_on_from_what_the_key_knows() {
         })
     };
     let basis = Basis { now, running: true, ..basis(&settings, &known) };
-    let of = |written: &Written<'_>| explain(&basis, &Question::read(written, &NAMES).unwrap(), None);
+    let of = |written: &Written<'_>| explain(&basis, &Question::read(written, &Names::QUERY).unwrap(), None);
 
     let explanation = of(&Written { url: PEER, response: Some("429"), times: Some("3"), ..Written::default() });
     let schedule = explanation.schedule.as_ref().unwrap();
@@ -315,7 +306,7 @@ fn a_freeze_of_the_host_holds_back_what_has_another_key() {
             })
         };
         let basis = Basis { now, running: true, ..basis(&settings, &known) };
-        let question = Question::read(&Written { url: PEER, ..Written::default() }, &NAMES).unwrap();
+        let question = Question::read(&Written { url: PEER, ..Written::default() }, &Names::QUERY).unwrap();
         explain(&basis, &question, None)
     };
     for mode in ["enforce", "observe"] {
@@ -396,7 +387,7 @@ fn a_body_is_judged_by_the_rules_and_cools_what_they_say() {
     let settings = config::parse(config).unwrap_or_else(|errors| panic!("{errors}")).settings;
     let headers = [String::from("Content-Type: application/json")];
     let written = Written { url: PEER, response: Some("200"), headers: &headers, ..Written::default() };
-    let question = Question::read(&written, &NAMES).unwrap();
+    let question = Question::read(&written, &Names::QUERY).unwrap();
     let of = |body: Option<&[u8]>| explain(&basis(&settings, &|_| None), &question, body);
     let matched = of(Some(br#"{"status":"failed"}"#));
     let response = matched.response.as_ref().unwrap();
@@ -437,7 +428,7 @@ fn a_bad_question_is_told_what_was_expected_and_repeats_no_secret() {
         (Written { response: Some("429"), times: Some("51"), ..blank() }, "`times`: expected a number from 1 to 50"),
         (Written { response: Some("429"), times: Some("0"), ..blank() }, "`times`: expected a number from 1 to 50"),
     ] {
-        let error = Question::read(&written, &NAMES).unwrap_err();
+        let error = Question::read(&written, &Names::QUERY).unwrap_err();
         assert!(error.starts_with(expected) && !error.contains("s3cret"), "{error}");
     }
 }

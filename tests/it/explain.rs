@@ -7,6 +7,7 @@ use std::process::Output;
 use tokio::process::Command;
 
 use crate::support::origin::{Origin, limited};
+use crate::support::program::{failed, stdout};
 use crate::support::sidecar::Holdoff;
 use crate::support::within;
 
@@ -14,17 +15,6 @@ async fn holdoff(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdoff"));
     command.arg("explain").args(arguments).current_dir(dir).env_clear().env("XDG_STATE_HOME", dir);
     within("the command to end", command.output()).await.unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn failed(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert!(output.stdout.is_empty(), "messages go to stderr");
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Points in time differ from run to run.

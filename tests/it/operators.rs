@@ -5,6 +5,7 @@ use std::process::Output;
 use tokio::process::Command;
 
 use crate::support::origin::{Origin, Reply, limited};
+use crate::support::program::{failed, stdout};
 use crate::support::sidecar::Holdoff;
 use crate::support::within;
 
@@ -12,17 +13,6 @@ async fn holdoff(admin: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdoff"));
     command.args(arguments).args(["--admin", admin]).env_remove("HOLDOFF_ADMIN_TOKEN_FILE");
     within("the command to end", command.output()).await.unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn failed(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert!(output.stdout.is_empty(), "messages go to stderr");
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
